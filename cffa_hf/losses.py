@@ -1,0 +1,296 @@
+"""Losses of text-based person retrieval: pure functions of similarities and labels, always computed in float32.
+
+Every alignment loss takes `similarity`, the cosine of text i and image j, `(texts, images)`, in [-1, 1], and `labels`, the
+identities of texts and images. Texts and images come as pairs, so both sides have the same labels and `similarity` is square.
+All are finite, with finite gradients, for any batch: one sample, one identity only, half-precision input.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def same_identity(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Mark the pairs of one identity, `(texts, images)`, bool.
+
+    Raises:
+        ValueError: If `similarity` is not square or `labels` do not fit it.
+    """
+    if similarity.dim() != 2 or similarity.shape[0] != similarity.shape[1] or labels.shape != similarity.shape[:1]:
+        raise ValueError(
+            f"similarity must be (batch, batch) with labels (batch,), got {tuple(similarity.shape)} and {tuple(labels.shape)}"
+        )
+    return labels[:, None] == labels[None, :]
+
+
+def reduce(rows: Tensor, reduction: str) -> Tensor:
+    """Sum or average a cost per pair, `(batch,)`."""
+    return rows.sum() if reduction == "sum" else rows.mean()
+
+
+def positive_similarity(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """Average each row's positives, weighted by their detached softmax, `(rows,)`."""
+    with torch.no_grad():
+        weights = (similarity / temperature).masked_fill(~positives, float("-inf")).softmax(dim=1)
+    return (weights * similarity).sum(dim=1)
+
+
+def association_rows(similarity: Tensor, positives: Tensor, temperature: float, margin: float, scale: float) -> Tensor:
+    """Cost of each row for one direction of MAL, `(rows,)`; 0 where a row has no negatives."""
+    has_negatives = (~positives).any(dim=1)
+    # A row without negatives would be log(0): give it something finite and take its cost away afterwards.
+    hidden = positives & has_negatives[:, None]
+    negatives = (similarity / temperature).masked_fill(hidden, float("-inf")).logsumexp(dim=1)
+    cost = F.relu(margin - positive_similarity(similarity, positives, temperature) + scale * negatives)
+    return torch.where(has_negatives, cost, 0.0)
+
+
+def multi_association_loss(
+    similarity: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.015,
+    margin: float = 0.1,
+    mal_scale: str = "temperature",
+    reduction: str = "sum",
+) -> Tensor:
+    """Multi-association learning (MAL) in both directions.
+
+    Per row: `relu(margin - sum_j a_ij S_ij + beta * log sum_{j negative} exp(S_ij / temperature))`, a the detached softmax of
+    S / temperature over the row's positives. With `mal_scale="temperature"`, beta is the temperature and MAL is the
+    triplet-alignment bound (TAL of RDE); `"batch"` is the published floor(1000 / batch) / 1000.
+
+    Args:
+        similarity: Cosines, `(batch, batch)`.
+        labels: Identities, `(batch,)`.
+        temperature: Sharpness of the softmax, above 0.
+        margin: Wanted distance of positives and negatives, in units of cosine.
+        mal_scale: What beta is.
+        reduction: Sum (published) or mean over the rows; both directions are added.
+    """
+    positives = same_identity(similarity, labels)
+    similarity = similarity.float()
+    scale = temperature if mal_scale == "temperature" else (1000 // len(labels)) / 1000
+    rows = association_rows(similarity, positives, temperature, margin, scale)
+    columns = association_rows(similarity.T, positives.T, temperature, margin, scale)
+    return reduce(rows + columns, reduction)
+
+
+def hardest_triplet_loss(
+    similarity: Tensor, labels: Tensor, *, temperature: float = 0.015, margin: float = 0.1, reduction: str = "sum"
+) -> Tensor:
+    """Triplet ranking loss with each row's hardest negative, both directions added (TRL as in RDE).
+
+    Arguments as in `multi_association_loss`.
+    """
+    positives = same_identity(similarity, labels)
+    similarity = similarity.float()
+    cost = similarity.new_zeros(len(labels))
+    for scores in (similarity, similarity.T):
+        # The mask is symmetric. A row without negatives gets the lowest cosine, which costs nothing unless margin > 2.
+        hardest = scores.masked_fill(positives, 0.0 if positives.all() else -1.0).amax(dim=1)
+        row = F.relu(margin + hardest - positive_similarity(scores, positives, temperature))
+        cost = cost + torch.where(positives.all(dim=1), 0.0, row)
+    return reduce(cost, reduction)
+
+
+def info_nce_loss(
+    similarity: Tensor, labels: Tensor, *, logit_scale: float = 50.0, reduction: str = "sum"
+) -> Tensor:
+    """InfoNCE with the diagonal as the only positive, mean of both directions.
+
+    Args:
+        similarity: Cosines, `(batch, batch)`.
+        labels: Identities, `(batch,)`; they only fix the shape here.
+        logit_scale: Inverse temperature.
+        reduction: Sum or mean over the pairs.
+    """
+    same_identity(similarity, labels)
+    logits = logit_scale * similarity.float()
+    rows = -(logits.log_softmax(dim=1).diagonal() + logits.log_softmax(dim=0).diagonal()) / 2
+    return reduce(rows, reduction)
+
+
+def similarity_distribution_matching_loss(
+    similarity: Tensor, labels: Tensor, *, logit_scale: float = 50.0, epsilon: float = 1e-8
+) -> Tensor:
+    """SDM of IRRA: KL divergence from the predicted to the true matching distribution, both directions added, batch mean.
+
+    Args:
+        similarity: Cosines, `(batch, batch)`.
+        labels: Identities, `(batch,)`.
+        logit_scale: Inverse temperature.
+        epsilon: Added to the true distribution before its logarithm.
+    """
+    truth = same_identity(similarity, labels).float()
+    truth = (truth / truth.sum(dim=1, keepdim=True) + epsilon).log()
+    logits = logit_scale * similarity.float()
+    return sum_of_divergences(logits, logits.T, truth)
+
+
+def cross_modal_projection_matching_loss(
+    text: Tensor, image: Tensor, labels: Tensor, *, epsilon: float = 1e-8
+) -> Tensor:
+    """CMPM: match projections of one modality's features on the other's directions, both directions added, batch mean.
+
+    Args:
+        text: Features, not normalised, `(batch, width)`.
+        image: Features, not normalised, `(batch, width)`.
+        labels: Identities, `(batch,)`.
+        epsilon: Added to the true distribution before its logarithm.
+
+    Source: Zhang and Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018; the true distribution is
+    divided by its Euclidean norm, as in the published codes.
+    """
+    with torch.autocast(text.device.type, enabled=False):
+        text, image = text.float(), image.float()
+        image_on_text = image @ F.normalize(text, dim=-1).T
+        text_on_image = text @ F.normalize(image, dim=-1).T
+    truth = same_identity(image_on_text, labels).float()
+    truth = (truth / truth.norm(dim=1, keepdim=True) + epsilon).log()
+    return sum_of_divergences(image_on_text, text_on_image, truth)
+
+
+def sum_of_divergences(logits: Tensor, other_logits: Tensor, log_truth: Tensor) -> Tensor:
+    """Add the mean KL divergences of two predictions, `(batch, batch)` logits each, from one symmetric truth."""
+    total = logits.new_zeros(())
+    for direction in (logits, other_logits):
+        prediction = direction.log_softmax(dim=1)
+        total = total + (prediction.exp() * (prediction - log_truth)).sum(dim=1).mean()
+    return total
+
+
+def identity_loss(image_logits: Tensor, text_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the shared identity classifier, mean of both modalities.
+
+    Args:
+        image_logits: `(batch, identities)`.
+        text_logits: `(batch, identities)`.
+        labels: Contiguous classes of the train split, `(batch,)`.
+    """
+    return (F.cross_entropy(image_logits.float(), labels) + F.cross_entropy(text_logits.float(), labels)) / 2
+
+
+def masked_language_modelling_loss(logits: Tensor, mlm_labels: Tensor) -> Tensor:
+    """Cross entropy at the masked positions; 0, with a zero gradient, if there are none.
+
+    Args:
+        logits: Scores at the masked positions in row-major order, `(masked, vocabulary)`.
+        mlm_labels: Ids where a token was chosen, -100 elsewhere, `(batch, length)`.
+    """
+    targets = mlm_labels[mlm_labels != -100]
+    if not len(targets):
+        return logits.float().sum()  # of nothing: zero, and still part of the graph
+    return F.cross_entropy(logits.float(), targets)
+
+
+def cosine_similarity(text: Tensor, image: Tensor) -> Tensor:
+    """Compare all texts with all images, `(texts, images)`, float32 even under autocast.
+
+    Args:
+        text: Features, `(texts, width)`.
+        image: Features, `(images, width)`.
+    """
+    with torch.autocast(text.device.type, enabled=False):
+        return F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
+
+
+# Losses of (similarity, labels) by the name that training arguments use, with the settings that each one reads.
+ALIGNMENT_LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "mal": (multi_association_loss, ("temperature", "margin", "mal_scale", "reduction")),
+    "triplet": (hardest_triplet_loss, ("temperature", "margin", "reduction")),
+    "info_nce": (info_nce_loss, ("logit_scale", "reduction")),
+    "sdm": (similarity_distribution_matching_loss, ("logit_scale",)),
+}
+
+
+@dataclass
+class LossSettings:
+    """What changes only the gradient: kind, weights and constants of the terms."""
+
+    alignment_loss: str = field(
+        default="mal", metadata={"help": "mal, triplet, info_nce or sdm", "choices": list(ALIGNMENT_LOSSES)}
+    )
+    alignment_weight: float = field(default=1.0, metadata={"help": "Weight of the global and the local alignment loss"})
+    identity_weight: float = field(default=1.0, metadata={"help": "Weight of the identity loss"})
+    mlm_weight: float = field(default=1.4, metadata={"help": "Weight of masked language modelling"})
+    temperature: float = field(default=0.015, metadata={"help": "Temperature of MAL and of the triplet loss"})
+    margin: float = field(default=0.1, metadata={"help": "Margin of MAL and of the triplet loss, in units of cosine"})
+    mal_scale: str = field(
+        default="temperature",
+        metadata={
+            "help": "What multiplies MAL's log-sum-exp: the temperature, or the published function of the batch size",
+            "choices": ["temperature", "batch"],
+        },
+    )
+    alignment_reduction: str = field(
+        default="sum", metadata={"help": "Sum (published) or mean over the batch", "choices": ["sum", "mean"]}
+    )
+    logit_scale: float = field(default=50.0, metadata={"help": "Inverse temperature of SDM and InfoNCE"})
+
+    def check_losses(self) -> None:
+        """Refuse settings outside their range.
+
+        Raises:
+            ValueError: Naming the setting and what it may be.
+        """
+        if self.alignment_loss not in ALIGNMENT_LOSSES:
+            raise ValueError(f"alignment_loss must be one of {', '.join(ALIGNMENT_LOSSES)}, got {self.alignment_loss!r}")
+        for name in ("alignment_weight", "identity_weight", "mlm_weight", "margin"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("temperature", "logit_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.mal_scale not in ("temperature", "batch"):
+            raise ValueError(f"mal_scale must be temperature or batch, got {self.mal_scale!r}")
+        if self.alignment_reduction not in ("sum", "mean"):
+            raise ValueError(f"alignment_reduction must be sum or mean, got {self.alignment_reduction!r}")
+
+    def alignment(self, similarity: Tensor, labels: Tensor) -> Tensor:
+        """Compute the chosen alignment loss of cosines `(batch, batch)`, not weighted."""
+        loss, names = ALIGNMENT_LOSSES[self.alignment_loss]
+        values = {"reduction": self.alignment_reduction, **vars(self)}
+        return loss(similarity, labels, **{name: values[name] for name in names})
+
+
+def loss_terms(
+    settings: LossSettings,
+    labels: Tensor,
+    *,
+    global_features: tuple[Tensor, Tensor],
+    local_features: tuple[Tensor, Tensor] | None = None,
+    identity_logits: tuple[Tensor, Tensor] | None = None,
+    mlm_logits: Tensor | None = None,
+    mlm_labels: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Compute the named, weighted terms whose sum is trained, float32 scalars.
+
+    Args:
+        settings: Kinds, weights and constants.
+        labels: Identities, `(batch,)`.
+        global_features: Of texts and images, each `(batch, D)`.
+        local_features: Of texts and images, each `(batch, F)`; None without FLFR.
+        identity_logits: Of texts and images, each `(batch, C)`; None without identity classifier.
+        mlm_logits: `(masked, vocabulary)`; None without masked language modelling.
+        mlm_labels: `(batch, length)`, -100 where nothing is predicted.
+
+    Returns:
+        Some of `alignment_global`, `alignment_local`, `identity` and `mlm`. A weight of 0 keeps its term, times 0, so that
+        every parameter has a gradient in distributed training.
+    """
+    terms = {
+        "alignment_global": settings.alignment_weight
+        * settings.alignment(cosine_similarity(*global_features), labels)
+    }
+    if local_features is not None:
+        similarity = cosine_similarity(*local_features)
+        terms["alignment_local"] = settings.alignment_weight * settings.alignment(similarity, labels)
+    if identity_logits is not None:
+        terms["identity"] = settings.identity_weight * identity_loss(*identity_logits, labels)
+    if mlm_logits is not None and mlm_labels is not None:
+        terms["mlm"] = settings.mlm_weight * masked_language_modelling_loss(mlm_logits, mlm_labels)
+    return terms
