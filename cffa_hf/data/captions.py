@@ -1,0 +1,19 @@
+"""One way to clean a caption, used where captions are read and where a query comes in."""
+
+import html
+
+import ftfy
+
+
+def clean_caption(text: str) -> str:
+    """Repair a caption's encoding and fold its white space, as CLIP's own tokenizer does before lower-casing.
+
+    Args:
+        text: a caption as found in an annotation file or typed by a user; any string.
+
+    Returns:
+        The text with mojibake repaired, HTML entities unescaped (twice: annotation files hold `&amp;lt;`), and every
+        run of white space folded to one space, none at the ends. May be empty. Case is kept.
+    """
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(repaired.split())

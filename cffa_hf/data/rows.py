@@ -1,0 +1,297 @@
+"""The one validated row that every source of data goes through, and the way from rows to a DatasetDict."""
+
+import os
+import posixpath
+import random
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from datasets.table import InMemoryTable
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+
+from cffa_hf.data.captions import clean_caption
+from cffa_hf.data.images import first_escape
+from cffa_hf.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+FEATURES = Features(
+    {
+        "image": Image(decode=False),
+        "captions": List(Value("string")),
+        "person_id": Value("int64"),
+        "image_id": Value("int64"),
+        "file_path": Value("string"),
+        "camera": Value("string"),
+    }
+)
+
+# What each field must be, in the words of an error message.
+_EXPECTED = {
+    "file_path": "the path of an image as text",
+    "captions": "a list of texts",
+    "person_id": "a whole number from 0",
+    "image_id": "a whole number from 0",
+    "split": "train, val (or validation) or test",
+    "camera": "text or a whole number",
+}
+
+
+def _clean(caption: str) -> str:
+    cleaned = clean_caption(caption)
+    if not cleaned:
+        raise ValueError("blank")
+    return cleaned
+
+
+def _normalise_split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower()
+    return "validation" if name == "val" else name
+
+
+def _camera_text(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None if value == "" else value
+
+
+def _check_relative(path: str) -> str:
+    """Return a '/'-separated relative path without '.' parts; ValueError says why another one is refused."""
+    if not path.strip() or "\0" in path:
+        raise ValueError("is blank")
+    if "\\" in path:
+        raise ValueError("has a backslash; write it with '/'")
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        raise ValueError("is absolute; write it relative to the image folder")
+    if ".." in path.split("/"):
+        raise ValueError("leaves the image folder by '..'; all images must lie below it")
+    path = posixpath.normpath(path)
+    if path == ".":
+        raise ValueError("names a folder, not an image")
+    return path
+
+
+class PersonRow(BaseModel):
+    """One image of one person with its captions, whatever file it came from.
+
+    Attributes:
+        image_id: 0-based row of the image in its source.
+        file_path: path of the image relative to the image folder, with '/'; it never leaves that folder.
+        captions: cleaned captions, at least one, none blank, all that the source has.
+        person_id: identity as in the source.
+        split: "train", "validation" or "test"; None where the source does not divide its images.
+        camera: name of the camera where it is known.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    image_id: int = Field(ge=0)
+    file_path: Annotated[str, AfterValidator(_check_relative)]
+    captions: list[Annotated[str, AfterValidator(_clean)]] = Field(min_length=1)
+    person_id: int = Field(ge=0, lt=2**63)
+    split: Annotated[Literal["train", "validation", "test"] | None, BeforeValidator(_normalise_split)] = None
+    camera: Annotated[str | None, BeforeValidator(_camera_text)] = None
+
+
+_ROWS: TypeAdapter[list[PersonRow]] = TypeAdapter(Annotated[list[PersonRow], FailFast()])
+
+
+def shorten(value: Any, length: int = 60) -> str:
+    """Write a value for an error message, cut to `length` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def row_error(source: str | Path, row: int, image: Any, problem: str) -> InputError:
+    """Make the one-sentence error about a row of a source, with its image where that is known."""
+    where = f" (image {shorten(image)})" if isinstance(image, str) and image else ""
+    return InputError(f"{source}: row {row}{where} {problem}.")
+
+
+def validate_rows(
+    records: Sequence[Any],
+    source: str | Path,
+    names: Mapping[str, str] | None = None,
+    locate: Callable[[int], tuple[str | Path, int]] | None = None,
+) -> list[PersonRow]:
+    """Turn raw records into validated rows.
+
+    Args:
+        records: one dict of `PersonRow` fields for each image (anything else is an error that names the row).
+        source: the file that the records came from, for messages.
+        names: what the source calls a field, where it has a name of its own, for messages.
+        locate: file and row of record i, where several files were read; by default (source, i).
+
+    Raises:
+        InputError: names the source, the row, its image and the remedy for the first bad row.
+    """
+    try:
+        return _ROWS.validate_python(records)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    index = int(first["loc"][0])
+    file, row = locate(index) if locate else (source, index)
+    record = records[index]
+    if not isinstance(record, dict):
+        raise row_error(file, row, None, f"is {shorten(record)}, not an object with keys; mend or remove it") from None
+    image = record.get("file_path")
+    raise row_error(file, row, image, _problem(first, dict(names or {}))) from None
+
+
+def _problem(error: Any, names: dict[str, str]) -> str:
+    """Say in words what pydantic found: the key, what is wrong with it and what to do."""
+    _, field, *inner = error["loc"]
+    key, kind, value = names.get(field, field), error["type"], error.get("input")
+    if kind == "missing":
+        return f"has no key {key!r}; add it ({_EXPECTED[field]}) or remove the row"
+    if field == "captions" and inner:
+        if kind == "value_error":
+            return f"has a blank caption (number {inner[0] + 1} of {key!r}); fill it in or remove it"
+        return (
+            f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; mend or remove it"
+        )
+    if kind == "too_short":
+        return f"has an empty list of {key!r}; every image needs at least one caption: add one or remove the row"
+    if kind == "value_error":
+        return f"is refused, because its path {shorten(value)} {error['ctx']['error']}"
+    if field == "split" and isinstance(value, str):
+        return f"has the unknown split {value!r}; it must be {_EXPECTED['split']}"
+    return f"has {shorten(value)} as {key!r}; it must be {_EXPECTED[field]}"
+
+
+def check_files(
+    rows: Sequence[PersonRow],
+    folder: Path,
+    source: str | Path,
+    locate: Callable[[int], tuple[str | Path, int]] | None = None,
+) -> None:
+    """Check that no image leaves `folder` through a symbolic link and none is listed in two splits.
+
+    An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is the
+    business of `cffa_hf.data.images.check_images`.
+
+    Raises:
+        InputError: names the source, the row and the remedy.
+    """
+
+    def position(index: int) -> tuple[str | Path, int]:
+        return locate(rows[index].image_id) if locate else (source, rows[index].image_id)
+
+    escaping = first_escape(folder, [row.file_path for row in rows])
+    if escaping is not None:
+        problem = f"leads out of {folder} through a symbolic link; copy the image into it (the folder may be a link)"
+        raise row_error(*position(escaping), rows[escaping].file_path, problem)
+    seen: dict[str, int] = {}
+    repeated = []
+    for index, row in enumerate(rows):
+        first = rows[seen.setdefault(row.file_path, index)]
+        if first is row:
+            continue
+        if first.split != row.split:
+            problem = (
+                f"is in the split {row.split!r}, but row {first.image_id} lists the same image in {first.split!r}; an "
+                "image may be in one split only: remove one of the two rows"
+            )
+            raise row_error(*position(index), row.file_path, problem)
+        repeated.append(row)
+    if repeated:
+        warnings.warn(
+            f"{source}: {count(len(repeated), 'row')} of an image that an earlier row of the same split has too, the "
+            f"first is row {repeated[0].image_id} (image {repeated[0].file_path!r}); both are kept.",
+            stacklevel=2,
+        )
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: "1 row", "2,000 rows"."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def divide_identities(identities: Iterable[int], validation: int, test: int, seed: int) -> dict[int, str]:
+    """Give each identity one split.
+
+    `random.Random(seed).sample(sorted(identities), validation + test)` is drawn: its first `validation` identities are
+    "validation", the others "test", and all that were not drawn are "train". So the same identities and seed always
+    give the same division.
+    """
+    everyone = sorted(set(identities))
+    drawn = random.Random(seed).sample(everyone, validation + test)
+    division = dict.fromkeys(everyone, "train")
+    division.update(dict.fromkeys(drawn[:validation], "validation"))
+    division.update(dict.fromkeys(drawn[validation:], "test"))
+    return division
+
+
+def hold_out_validation(
+    rows: Sequence[PersonRow], source: str | Path, validation_identities: int | None, seed: int
+) -> list[PersonRow]:
+    """Move identities of the train split to a validation split where the source has none.
+
+    Args:
+        rows: rows that all have a split.
+        source: for messages.
+        validation_identities: how many identities to hold out; 0 holds out none; None means 200, or a tenth (rounded
+            down, at least 1) of fewer than 2,000 train identities.
+        seed: see `divide_identities`.
+
+    Raises:
+        InputError: the source has a validation split and a number above 0 was given, or more identities were asked for
+            than train can spare.
+    """
+    if validation_identities is not None and validation_identities < 0:
+        raise InputError(f"validation_identities is {validation_identities}; it must be 0 or more.")
+    if any(row.split == "validation" for row in rows):
+        if validation_identities:
+            raise InputError(
+                f"validation_identities is {validation_identities}, but {source} has a validation split of its own; "
+                "leave the setting out."
+            )
+        return list(rows)
+    trained = {row.person_id for row in rows if row.split == "train"}
+    if validation_identities is None:
+        wanted = 200 if len(trained) >= 2000 else max(1, len(trained) // 10)
+        validation_identities = wanted if len(trained) > wanted else 0
+    if validation_identities == 0:
+        return list(rows)
+    if validation_identities >= len(trained):
+        raise InputError(
+            f"validation_identities is {validation_identities:,}, but {source} has only "
+            f"{count(len(trained), 'identity')} in its train split; take a smaller number."
+        )
+    division = divide_identities(trained, validation_identities, 0, seed)
+    return [row.model_copy(update={"split": division[row.person_id]}) if row.split == "train" else row for row in rows]
+
+
+def row_columns(rows: Sequence[PersonRow]) -> dict[str, list[Any]]:
+    """Lay rows out as the columns of the dataset form, without the image."""
+    return {name: [getattr(row, name) for row in rows] for name in FEATURES if name != "image"}
+
+
+def rows_to_dataset(rows: Sequence[PersonRow], folder: Path) -> DatasetDict:
+    """Make the DatasetDict of rows whose images are files below `folder`; the images stay files until they are read."""
+    root = os.path.abspath(folder)
+    result = DatasetDict()
+    for split in SPLITS:
+        chosen = [row for row in rows if row.split == split]
+        if chosen:
+            images = [{"path": os.path.join(root, row.file_path), "bytes": None} for row in chosen]
+            # Straight to Arrow: Dataset.from_dict would look at every image path and take ten times as long.
+            table = pa.table({"image": images, **row_columns(chosen)}, schema=FEATURES.arrow_schema)
+            result[split] = Dataset(InMemoryTable(table))
+    return result
