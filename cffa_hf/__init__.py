@@ -5,8 +5,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoPro
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel, CFFAOutput
+from cffa_hf.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 AutoConfig.register(CFFAConfig.model_type, CFFAConfig)
 AutoModel.register(CFFAConfig, CFFAModel)

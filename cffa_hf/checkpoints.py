@@ -1,14 +1,18 @@
-"""Other people's weights -> CFFAModel."""
+"""Other people's weights -> CFFA, and where a training run starts from."""
 
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig, CLIPConfig, CLIPProcessor, CLIPTokenizer
 
+from cffa_hf.arguments import ModelArguments
 from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.data.processor import add_mask_token, build_processor, train_tokenizer
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
@@ -186,3 +190,79 @@ def rename_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[target] = value.contiguous()
     return renamed
+
+
+def starting_model(
+    arguments: ModelArguments, captions: Iterable[str], num_identities: int
+) -> tuple[CFFAForPreTraining, CLIPProcessor]:
+    """Make the model and the processor that a training run starts from.
+
+    Args:
+        arguments: `init_from` names a CLIP or CFFA checkpoint; None: random weights of the sizes given there.
+        captions: Of the train split; only for random weights, whose tokenizer is trained on them.
+        num_identities: Classes of the identity classifier.
+
+    Raises:
+        InputError: If the checkpoint is not there, or of no kind that is known.
+    """
+    image_size = (arguments.image_size[0], arguments.image_size[-1])
+    heads = {
+        "num_identities": num_identities,
+        "use_flfr": arguments.use_flfr,
+        "use_mlm": arguments.use_mlm,
+        "use_identity": arguments.use_identity,
+        "cross_modal_layers": arguments.cross_modal_layers,
+        "select_ratio": arguments.select_ratio,
+        "local_dim": arguments.local_dim,
+    }
+    if arguments.init_from is None:
+        tokenizer = train_tokenizer(captions, arguments.vocabulary_size)
+        model = CFFAForPreTraining(random_config(arguments, image_size, len(tokenizer), heads))
+        return model, build_processor(tokenizer, image_size, arguments.context_length)
+    source = arguments.init_from
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = add_mask_token(CLIPTokenizer.from_pretrained(source))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"init_from: {source} cannot be loaded as a checkpoint with its tokenizer: {reason}") from error
+    if isinstance(config, CLIPConfig):
+        model = CFFAForPreTraining.from_clip_pretrained(
+            source,
+            image_size=image_size,
+            stride=arguments.stride,
+            context_length=arguments.context_length,
+            text_attention_dropout=arguments.text_attention_dropout,
+            **heads,
+        )
+    elif isinstance(config, CFFAConfig):
+        model = CFFAForPreTraining.from_pretrained(source, dtype=torch.float32, num_identities=num_identities, ignore_mismatched_sizes=True)
+    else:
+        raise InputError(f"init_from: {source} holds a {config.model_type} model; CLIP or CFFA weights are needed")
+    return model, build_processor(tokenizer, model.config.image_size, model.config.context_length)
+
+
+def random_config(
+    arguments: ModelArguments, image_size: tuple[int, int], vocabulary_size: int, heads: dict[str, object]
+) -> CFFAConfig:
+    """Describe a small CLIP-shaped model that starts from random weights."""
+    sizes = {
+        "hidden_size": arguments.hidden_size,
+        "intermediate_size": 4 * arguments.hidden_size,
+        "num_hidden_layers": arguments.num_layers,
+        "num_attention_heads": max(1, arguments.hidden_size // 64),
+    }
+    text = {
+        **sizes,
+        "vocab_size": vocabulary_size,
+        "max_position_embeddings": arguments.context_length,
+        "attention_dropout": arguments.text_attention_dropout,
+    }
+    vision = {**sizes, "patch_size": arguments.patch_size, "image_size": list(image_size)}
+    return CFFAConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=arguments.projection_dim,
+        stride=arguments.stride,
+        **heads,
+    )

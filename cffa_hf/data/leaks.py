@@ -1,0 +1,149 @@
+"""Find what crosses the splits of a dataset: identities, image files, and images that look the same."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from cffa_hf.data.images import read_image
+
+# A difference hash of 16x16 bits; saving again as JPEG or enlarging turns 5 to 25 of them, another photo 90 or more.
+_SIDE = 16
+_MAX_BITS = 32
+# Pedestrian crops resemble each other, so images with near hashes must also agree in their small grey versions.
+_MAX_GREY = 4.0
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One thing that two splits share.
+
+    Attributes:
+        kind: "identity" (the same person_id), "image file" (equal bytes) or "similar image" (looks the same).
+        splits: the two splits.
+        first: what is shared, as the first split names it: a person_id or the path of an image.
+        second: the same in the second split.
+    """
+
+    kind: Literal["identity", "image file", "similar image"]
+    splits: tuple[str, str]
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        if self.kind == "identity":
+            return f"identity {self.first} is in {self.splits[0]} and {self.splits[1]}"
+        relation = "is the file" if self.kind == "image file" else "looks like"
+        return f"{self.splits[0]} image {self.first} {relation} {self.second} of {self.splits[1]}"
+
+
+@dataclass(frozen=True)
+class _Prints:
+    """What is compared of the images of one split."""
+
+    paths: list[str]
+    digests: list[bytes]
+    bits: np.ndarray  # (images, 4) uint64
+    grey: np.ndarray  # (images, 16 * 17) uint8
+
+
+def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak]:
+    """Compare every two splits.
+
+    All pairs of images are compared. Of two hashes that differ in at most 32 of 256 bits, one of the four words differs
+    in at most 8 of its 64: so the words are compared first, and the rest only where one of them is that near.
+
+    Args:
+        dataset: splits of the dataset form.
+        workers: threads that read images.
+
+    Returns:
+        Shared identities, then equal files, then images that look the same (each image of the first split at most
+        once a kind). Empty if nothing crosses the splits.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    people = {name: set(split["person_id"]) for name, split in dataset.items()}
+    prints = {name: _take_prints(split, workers) for name, split in dataset.items()}
+    identities: list[Leak] = []
+    files: list[Leak] = []
+    similar: list[Leak] = []
+    for one, other in combinations(dataset, 2):
+        shared = sorted(people[one] & people[other])
+        identities += [Leak("identity", (one, other), str(person), str(person)) for person in shared]
+        a, b = prints[one], prints[other]
+        owner = {digest: index for index, digest in enumerate(b.digests)}
+        equal = {index: owner[digest] for index, digest in enumerate(a.digests) if digest in owner}
+        files += [Leak("image file", (one, other), a.paths[i], b.paths[j]) for i, j in equal.items()]
+        found: dict[int, int] = {}
+        for i, j in _near_pairs(a, b):
+            if i not in equal:
+                found.setdefault(i, j)
+        similar += [Leak("similar image", (one, other), a.paths[i], b.paths[j]) for i, j in found.items()]
+    return identities + files + similar
+
+
+def warn_of_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak]:
+    """Warn, with numbers and names, of everything that crosses splits, and return it as `find_leaks` does."""
+    leaks = find_leaks(dataset, workers=workers)
+    if leaks:
+        kinds = ("identity", "image file", "similar image")
+        numbers = ", ".join(
+            f"{number} x {kind}" for kind in kinds if (number := sum(leak.kind == kind for leak in leaks))
+        )
+        names = "; ".join(str(leak) for kind in kinds for leak in [leak for leak in leaks if leak.kind == kind][:3])
+        warnings.warn(
+            f"The splits share what they must not share, so results will be too good ({numbers}): {names}"
+            f"{' ...' if len(leaks) > 3 else ''}.",
+            stacklevel=2,
+        )
+    return leaks
+
+
+def _take_prints(split: Dataset, workers: int | None) -> _Prints:
+    paths: list[str] = []
+    digests: list[bytes] = []
+    grey = np.empty((len(split), _SIDE * (_SIDE + 1)), np.uint8)
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in split.select_columns(["image", "file_path"]).iter(batch_size=512):
+            for digest, small in pool.map(_fingerprint, batch["image"]):
+                grey[len(digests)] = small
+                digests.append(digest)
+            paths += batch["file_path"]
+    image = grey.reshape(-1, _SIDE, _SIDE + 1)
+    octets = np.packbits(image[:, :, 1:] > image[:, :, :-1], axis=-1).reshape(-1, 8, 4)
+    # Every fourth octet goes into one word, so that each word is a coarse picture of the whole image.
+    bits = np.ascontiguousarray(octets.transpose(0, 2, 1)).reshape(-1, 32).view(np.uint64)
+    return _Prints(paths, digests, bits, grey)
+
+
+def _fingerprint(source: dict[str, Any]) -> tuple[bytes, np.ndarray]:
+    """Return the digest of the file and a small grey version of the image, flat."""
+    if source["bytes"] is None and source["path"] and Path(source["path"]).is_file():
+        source = {"path": source["path"], "bytes": Path(source["path"]).read_bytes()}
+    small = read_image(source).convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
+    return hashlib.blake2b(source["bytes"], digest_size=16).digest(), np.asarray(small).reshape(-1)
+
+
+def _near_pairs(a: _Prints, b: _Prints) -> Iterator[tuple[int, int]]:
+    """Yield the pairs (image of a, image of b) that look the same; a pair may come more than once."""
+    words = a.bits.shape[1]
+    chunk = max(1, 1_000_000 // max(1, len(b.paths)))
+    for start in range(0, len(a.paths), chunk):
+        for word in range(words):
+            distance = np.bitwise_count(a.bits[start : start + chunk, None, word] ^ b.bits[None, :, word])
+            i, j = np.nonzero(distance <= _MAX_BITS // words)
+            i += start
+            keep = np.bitwise_count(a.bits[i] ^ b.bits[j]).sum(axis=1) <= _MAX_BITS
+            i, j = i[keep], j[keep]
+            alike = np.abs(a.grey[i].astype(np.int16) - b.grey[j]).mean(axis=1) <= _MAX_GREY
+            yield from zip(i[alike].tolist(), j[alike].tolist(), strict=True)

@@ -1,0 +1,136 @@
+"""The one way to a dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, DatasetDict
+
+from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
+from cffa_hf.data.folder import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
+from cffa_hf.errors import InputError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def load_person_dataset(
+    dataset: str | Path,
+    root: str | Path | None = None,
+    *,
+    annotation_file: str | Path | None = None,
+    validation_identities: int | None = None,
+    test_identities: int | None = None,
+    seed: int = 0,
+) -> DatasetDict:
+    """Load person images with captions from wherever they are.
+
+    Args:
+        dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or a folder with a metadata file, in one of the three
+            layouts, or written by `save_to_disk`; or the name of a dataset on the Hub, "owner/name".
+        root: the folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
+            the folder that `dataset` is relative to.
+        annotation_file: another annotation file; benchmarks only.
+        validation_identities: identities held out for validation where there is no validation split; 0 for none, None
+            for a sensible number.
+        test_identities: identities held out for test where the data have no splits; the benchmarks take only None.
+        seed: draws the identities that are held out.
+
+    Returns:
+        Splits "train", "validation" and "test", as far as there are any, with the columns `image` (not decoded),
+        `captions`, `person_id`, `image_id`, `file_path` and `camera`.
+
+    Raises:
+        InputError: names what is wrong and the remedy, and what is possible when nothing fits.
+    """
+    name = str(dataset).strip()
+    key = {spec.folder.lower(): spec.name for spec in ANNOTATION_FORMATS.values()}.get(name.lower(), name.lower())
+    if key in ANNOTATION_FORMATS and not (root is None and Path(name).expanduser().is_dir()):
+        if root is None:
+            usual = ANNOTATION_FORMATS[key].folder
+            raise InputError(f"The dataset {name!r} needs root, the folder that holds {usual}/; set it in the config.")
+        return _load_benchmark(key, root, annotation_file, validation_identities, test_identities, seed)
+
+    numbers: dict[str, Any] = {
+        "validation_identities": validation_identities,
+        "test_identities": test_identities,
+        "seed": seed,
+    }
+    folder = Path(root or "").expanduser() / Path(name).expanduser()
+    if name and folder.is_dir():
+        if benchmark := _benchmark_in(folder, annotation_file):
+            return _load_benchmark(benchmark, folder, annotation_file, validation_identities, test_identities, seed)
+        _refuse_annotation_file(annotation_file, name)
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            return load_dataset_dict(_load_saved(folder), str(folder), **numbers)
+        if find_metadata(folder):
+            return load_folder(folder, **numbers)
+        raise InputError(f"{folder}: this folder holds no dataset that is understood; {_possibilities()}.")
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
+    _refuse_annotation_file(annotation_file, name)
+    return load_dataset_dict(_load_from_hub(name), name, **numbers)
+
+
+def person_classes(train: Dataset) -> dict[int, int]:
+    """Number the identities of the train split without gaps, from 0, in ascending order of `person_id`."""
+    return {identity: label for label, identity in enumerate(sorted(set(train["person_id"])))}
+
+
+def _possibilities() -> str:
+    names = ", ".join(ANNOTATION_FORMATS)
+    return (
+        f"dataset must be one of {names} (with root), a folder with {' or '.join(METADATA_FILES)}, a folder written by "
+        "save_to_disk, or the name of a dataset on the Hub (owner/name)"
+    )
+
+
+def _refuse_annotation_file(annotation_file: str | Path | None, name: str) -> None:
+    if annotation_file is not None:
+        raise InputError(
+            f"annotation_file is {str(annotation_file)!r}, but only {', '.join(ANNOTATION_FORMATS)} have one, "
+            f"not {name!r}; leave the setting out."
+        )
+
+
+def _load_benchmark(
+    name: str,
+    root: str | Path,
+    annotation_file: str | Path | None,
+    validation_identities: int | None,
+    test_identities: int | None,
+    seed: int,
+) -> DatasetDict:
+    if test_identities is not None:
+        raise InputError(f"test_identities is {test_identities}, but {name} has a test split; leave the setting out.")
+    return load_annotations(
+        name, root, annotation_file=annotation_file, validation_identities=validation_identities, seed=seed
+    )
+
+
+def _benchmark_in(folder: Path, annotation_file: str | Path | None) -> str | None:
+    """Recognise one of the three layouts by the name of its annotation file."""
+    given = Path(annotation_file).name if annotation_file else None
+    for spec in ANNOTATION_FORMATS.values():
+        names = (*spec.files, *spec.other_files)
+        if given in names or any((folder / name).is_file() for name in names):
+            return spec.name
+    return None
+
+
+def _load_saved(folder: Path) -> DatasetDict | Dataset:
+    try:
+        return datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: the saved dataset cannot be read ({error}); save it again.") from error
+
+
+def _load_from_hub(name: str) -> DatasetDict:
+    try:
+        return datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError) as error:  # no network, no such name, no such format, no permission
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"The dataset {name!r} is neither a folder here nor could it be loaded from the Hub ({reason}); check its "
+            f"name, the network and, for a private one, `hf auth login`: {_possibilities()}."
+        ) from error

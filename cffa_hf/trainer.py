@@ -1,0 +1,267 @@
+"""CFFATrainer: the Hugging Face Trainer with CFFA's losses, parameter groups, schedule and retrieval evaluation."""
+
+import math
+import time
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+from transformers.trainer_utils import SchedulerType, speed_metrics
+from transformers.training_args import OptimizerNames
+
+from cffa_hf.arguments import CFFATrainingArguments
+from cffa_hf.data.collator import TrainingTransform
+from cffa_hf.evaluation import RetrievalEvaluationCallback, RetrievalEvaluator
+from cffa_hf.losses import loss_terms
+from cffa_hf.modeling_cffa import CFFAForPreTraining
+
+
+def parameter_groups(model: CFFAForPreTraining, args: CFFATrainingArguments) -> list[dict[str, Any]]:
+    """Sort the trainable parameters into groups of one learning rate and weight decay each.
+
+    Encoders: the base rate, biases twice that. Cross-modal attention and layers: five times, their biases twice. Classifier
+    and MLM head: five times, biases too. Local features: a rate of their own. No bias decays.
+
+    Args:
+        model: The training model, not wrapped.
+        args: Rates, factors and the decay.
+
+    Returns:
+        Groups with `params`, `lr`, `weight_decay` and `name` (which part of the model, weights or biases).
+    """
+    cross_modal: set[int] = set()
+    if model.cross_modal is not None:
+        norms = (model.cross_modal.text_norm, model.cross_modal.image_norm, model.cross_modal.post_norm)
+        cross_modal = {id(parameter) for parameter in model.cross_modal.parameters()}
+        cross_modal -= {id(parameter) for norm in norms for parameter in norm.parameters()}
+    refinement = parameters_of(model.cffa.image_refinement, model.cffa.text_refinement)
+    heads = parameters_of(model.identity_classifier, model.mlm_head)
+
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_bias = name.rpartition(".")[2] == "bias"
+        part, rate = "encoders", args.learning_rate * (args.bias_rate_factor if is_bias else 1.0)
+        if id(parameter) in refinement:
+            part, rate = "refinement", args.refinement_learning_rate
+        elif id(parameter) in heads:
+            part, rate = "heads", args.learning_rate * args.head_rate_factor
+        elif id(parameter) in cross_modal:
+            factor = args.bias_rate_factor if is_bias else args.head_rate_factor
+            part, rate = "cross_modal", args.learning_rate * factor
+        kind = f"{part}_{'biases' if is_bias else 'weights'}"
+        decay = 0.0 if is_bias else args.weight_decay
+        group = groups.setdefault(kind, {"params": [], "lr": rate, "weight_decay": decay, "name": kind})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def parameters_of(*modules: nn.Module | None) -> set[int]:
+    """Identify the parameters of modules, some of which may be switched off."""
+    return {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+
+
+def warmup_cosine_factor(epoch: float, *, warmup_epochs: float, total_epochs: float, warmup_start: float) -> float:
+    """Factor of the learning rate: linear from `warmup_start` to 1, then a half cosine to 0.
+
+    Args:
+        epoch: Epochs done, fractions included.
+        warmup_epochs: Length of the linear part.
+        total_epochs: Where the cosine reaches 0.
+        warmup_start: Factor at the first step.
+    """
+    if epoch < warmup_epochs:
+        return warmup_start + (1 - warmup_start) * epoch / warmup_epochs
+    progress = (epoch - warmup_epochs) / max(total_epochs - warmup_epochs, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class CFFATrainer(Trainer):
+    """Train a CFFAForPreTraining on pairs and evaluate retrieval.
+
+    Args:
+        *args: As for `Trainer`; `train_dataset` is a PairDataset, `eval_dataset` rows in the dataset form (or a dict of
+            such), `data_collator` a PairCollator and `processing_class` the CLIPProcessor.
+        training_transform: Draws augmentation, corruption and masking for each batch, on the training device.
+        **kwargs: As for `Trainer`.
+    """
+
+    args: CFFATrainingArguments
+    # The terms are sums or means over one batch; over accumulated batches their mean is taken.
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args: Any, training_transform: TrainingTransform, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.training_transform = training_transform
+        self.add_callback(RetrievalEvaluationCallback)
+        self._term_sums: dict[str, Tensor] = {}
+        self._term_counts = 0
+        self._batch_of_step = (-1, 0)
+        self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
+
+    def batch_generator(self) -> torch.Generator:
+        """Make the random generator of the next batch.
+
+        It depends on the seed, the step, the batch within the step and the process, and on nothing that happened before: a
+        resumed run draws what the interrupted one would have drawn.
+        """
+        step, batch = self._batch_of_step
+        batch = batch + 1 if step == self.state.global_step else 0
+        self._batch_of_step = (self.state.global_step, batch)
+        words = [self.args.seed, self.state.global_step, batch, self.args.process_index]
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Corrupt the batch on the training device, then train on it."""
+        inputs = self.training_transform(self._prepare_inputs(inputs), self.batch_generator())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum the weighted terms: MAL on global and local features, identity, masked language modelling.
+
+        Args:
+            model: The training model, perhaps wrapped.
+            inputs: A batch as TrainingTransform returns it.
+            return_outputs: Whether the model's output is returned beside the loss.
+            num_items_in_batch: Not used: the terms are not averaged over tokens.
+        """
+        config = self.accelerator.unwrap_model(model).config
+        labels = inputs.pop("person_labels")
+        if not config.use_mlm:
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+        output = model(**inputs)
+        terms = loss_terms(
+            self.args,
+            labels,
+            global_features=(output.text_global, output.image_global),
+            local_features=(output.text_local, output.image_local) if config.use_flfr else None,
+            identity_logits=(output.text_identity_logits, output.image_identity_logits) if config.use_identity else None,
+            mlm_logits=output.mlm_logits,
+            mlm_labels=inputs.get("mlm_labels"),
+        )
+        self._remember(terms)
+        loss = torch.stack(list(terms.values())).sum()
+        return (loss, output) if return_outputs else loss
+
+    def _remember(self, terms: dict[str, Tensor]) -> None:
+        """Add terms to the sums that the next log entry averages, without waiting for the device."""
+        for name, value in terms.items():
+            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach()
+        self._term_counts += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each loss term since the last training entry; they sum to `loss`."""
+        if "loss" in logs and self._term_counts:
+            names = list(self._term_sums)
+            means = torch.stack([self._term_sums[name] for name in names]) / self._term_counts
+            means = self.accelerator.reduce(means, reduction="mean").tolist()
+            logs |= {f"loss_{name}": value for name, value in zip(names, means, strict=True)}
+            self._term_sums, self._term_counts = {}, 0
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate retrieval on rows in the dataset form; the result is logged, reported and returned.
+
+        Args:
+            eval_dataset: Rows of one split, or several by name; None: the trainer's own.
+            ignore_keys: Not used.
+            metric_key_prefix: Stands before every name, with an underscore.
+
+        Returns:
+            Metrics in percent, as RetrievalEvaluator gives them, and times in seconds.
+        """
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, dict):
+            metrics: dict[str, float] = {}
+            for name, rows in eval_dataset.items():
+                metrics |= self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        self._memory_tracker.start()
+        start = time.time()
+        evaluator = self._evaluator(eval_dataset)
+        model = self.accelerator.unwrap_model(self.model)
+        with self.accelerator.autocast():
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator(model).items()}
+        metrics |= speed_metrics(
+            metric_key_prefix, start, num_samples=len(evaluator.images) + len(evaluator.captions)
+        )
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _evaluator(self, rows: datasets.Dataset) -> RetrievalEvaluator:
+        """Prepare a split once: its captions are tokenised at the first evaluation only."""
+        if id(rows) not in self._evaluators:
+            evaluator = RetrievalEvaluator(
+                rows,
+                self.processing_class,
+                batch_size=self.args.per_device_eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
+                progress=not self.args.disable_tqdm,
+            )
+            self._evaluators[id(rows)] = (rows, evaluator)
+        return self._evaluators[id(rows)][1]
+
+    def save_published(self, output_dir: str | None = None) -> None:
+        """Save what is published: the embedding model without the training heads, and the processor.
+
+        Args:
+            output_dir: None: that of the run.
+        """
+        if self.args.should_save:
+            output_dir = output_dir or self.args.output_dir
+            self.accelerator.unwrap_model(self.model).base_model.save_pretrained(output_dir)
+            self.processing_class.save_pretrained(output_dir)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimizer over `parameter_groups`; Adam as published unless another one is asked for."""
+        if self.optimizer is None:
+            model = self.accelerator.unwrap_model(self.model if model is None else model)
+            groups = parameter_groups(model, self.args)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            if self.args.coupled_weight_decay and self.args.optim in (
+                OptimizerNames.ADAMW_TORCH,
+                OptimizerNames.ADAMW_TORCH_FUSED,
+            ):
+                optimizer_class = torch.optim.Adam
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Create the published schedule, stepwise, or the one that `lr_scheduler_type` names."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == SchedulerType.COSINE:
+            total = self.args.num_train_epochs
+            steps_per_epoch = num_training_steps / total
+
+            def factor(step: int) -> float:
+                return warmup_cosine_factor(
+                    step / steps_per_epoch,
+                    warmup_epochs=self.args.warmup_epochs,
+                    total_epochs=total,
+                    warmup_start=self.args.warmup_start,
+                )
+
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)

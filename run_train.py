@@ -1,0 +1,70 @@
+"""Train a person searcher: `accelerate launch run_train.py --config configs/demo.yaml [--setting value ...]`."""
+
+import sys
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from cffa_hf.arguments import parse_arguments
+from cffa_hf.checkpoints import starting_model
+from cffa_hf.data.collator import PairCollator, TrainingTransform
+from cffa_hf.data.corruption import SpecialTokens
+from cffa_hf.data.images import check_images
+from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.data.pairs import PairDataset
+from cffa_hf.errors import InputError
+from cffa_hf.trainer import CFFATrainer
+
+
+def main() -> None:
+    """Read the data, make the model, train it, and save the part that embeds."""
+    model_args, data_args, args = parse_arguments()
+    set_seed(args.seed)
+
+    with args.main_process_first(desc="reading the data"):
+        data = load_person_dataset(
+            data_args.dataset,
+            data_args.dataset_root,
+            annotation_file=data_args.annotation_file,
+            validation_identities=data_args.validation_identities,
+            test_identities=data_args.test_identities,
+            seed=data_args.split_seed,
+        )
+        if data_args.check_images:
+            check_images(data)
+
+    identities = len(set(data["train"]["person_id"]))
+    captions = (caption for captions in data["train"]["captions"] for caption in captions)
+    model, processor = starting_model(model_args, captions, identities)
+    tokenizer = processor.tokenizer
+    train = PairDataset(data["train"], tokenizer, model.config.image_size, model.config.context_length)
+    if "validation" not in data:
+        args.eval_strategy, args.load_best_model_at_end = "no", False
+
+    trainer = CFFATrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=data.get("validation"),
+        data_collator=PairCollator(tokenizer.pad_token_id),
+        processing_class=processor,
+        training_transform=TrainingTransform(
+            SpecialTokens.from_tokenizer(tokenizer),
+            share_masked_captions=data_args.share_masked_captions,
+            caption_probability=data_args.caption_corruption,
+            mask_probability=data_args.mlm_probability,
+            flip_probability=data_args.flip_probability,
+            crop_padding=data_args.crop_padding,
+            erasing_probability=data_args.erasing_probability,
+        ),
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_published()
+    trainer.save_state()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
