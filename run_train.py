@@ -3,7 +3,6 @@
 import sys
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from cffa_hf.arguments import parse_arguments
 from cffa_hf.checkpoints import starting_model

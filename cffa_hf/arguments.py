@@ -70,7 +70,9 @@ class DataArguments:
     check_images: bool = field(default=True, metadata={"help": "Decode every image once before training starts"})
     share_masked_captions: bool = field(
         default=True,
-        metadata={"help": "All losses see the masked caption (published); false: matching sees it unmasked, twice the text"},
+        metadata={
+            "help": "All losses see the masked caption (published); false: matching sees it unmasked, twice the text"
+        },
     )
     caption_corruption: float = field(
         default=0.2, metadata={"help": "Probability of each word to be masked, replaced or removed"}
@@ -127,7 +129,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     )
     bias_rate_factor: float = field(default=2.0, metadata={"help": "Learning rate of biases, times the encoders'"})
     head_rate_factor: float = field(
-        default=5.0, metadata={"help": "Learning rate of cross-modal layers, classifier and MLM head, times the encoders'"}
+        default=5.0,
+        metadata={"help": "Learning rate of cross-modal layers, classifier and MLM head, times the encoders'"},
     )
     refinement_learning_rate: float = field(
         default=1e-3, metadata={"help": "Learning rate of the local features' layers"}
@@ -217,7 +220,8 @@ def config_default(path: str | Path, action: argparse.Action, value: Any) -> Any
 
 
 def parse_arguments(
-    arguments: Sequence[str] | None = None, classes: Sequence[Any] = (ModelArguments, DataArguments, CFFATrainingArguments)
+    arguments: Sequence[str] | None = None,
+    classes: Sequence[Any] = (ModelArguments, DataArguments, CFFATrainingArguments),
 ) -> tuple[Any, ...]:
     """Read `--config FILE` and the command line into the argument classes.
 

@@ -51,7 +51,13 @@ PREFIXES = {
     "mlm_head.ln.": "mlm_head.norm.",
     "mlm_head.fc.": "mlm_head.decoder.",
 }
-BLOCK_PARTS = {".attn.": ".self_attn.", ".ln_1.": ".layer_norm1.", ".ln_2.": ".layer_norm2.", ".c_fc.": ".fc1.", ".c_proj.": ".fc2."}
+BLOCK_PARTS = {
+    ".attn.": ".self_attn.",
+    ".ln_1.": ".layer_norm1.",
+    ".ln_2.": ".layer_norm2.",
+    ".c_fc.": ".fc1.",
+    ".c_proj.": ".fc2.",
+}
 
 
 @dataclass
@@ -225,7 +231,9 @@ def starting_model(
         tokenizer = add_mask_token(CLIPTokenizer.from_pretrained(source))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"init_from: {source} cannot be loaded as a checkpoint with its tokenizer: {reason}") from error
+        raise InputError(
+            f"init_from: {source} cannot be loaded as a checkpoint with its tokenizer: {reason}"
+        ) from error
     if isinstance(config, CLIPConfig):
         model = CFFAForPreTraining.from_clip_pretrained(
             source,
@@ -236,7 +244,9 @@ def starting_model(
             **heads,
         )
     elif isinstance(config, CFFAConfig):
-        model = CFFAForPreTraining.from_pretrained(source, dtype=torch.float32, num_identities=num_identities, ignore_mismatched_sizes=True)
+        model = CFFAForPreTraining.from_pretrained(
+            source, dtype=torch.float32, num_identities=num_identities, ignore_mismatched_sizes=True
+        )
     else:
         raise InputError(f"init_from: {source} holds a {config.model_type} model; CLIP or CFFA weights are needed")
     return model, build_processor(tokenizer, model.config.image_size, model.config.context_length)

@@ -107,9 +107,7 @@ class RetrievalEvaluator:
         )
         device = next(model.parameters()).device
         parts = []
-        bar = tqdm(
-            loader, desc=f"Encoding {what}", disable=not (self.progress and state.is_main_process), leave=False
-        )
+        bar = tqdm(loader, desc=f"Encoding {what}", disable=not (self.progress and state.is_main_process), leave=False)
         for batch in bar:
             if "pixel_values" in batch:
                 pixels = normalise_images(batch["pixel_values"].to(device, non_blocking=True))

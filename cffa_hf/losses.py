@@ -97,9 +97,7 @@ def hardest_triplet_loss(
     return reduce(cost, reduction)
 
 
-def info_nce_loss(
-    similarity: Tensor, labels: Tensor, *, logit_scale: float = 50.0, reduction: str = "sum"
-) -> Tensor:
+def info_nce_loss(similarity: Tensor, labels: Tensor, *, logit_scale: float = 50.0, reduction: str = "sum") -> Tensor:
     """InfoNCE with the diagonal as the only positive, mean of both directions.
 
     Args:
@@ -238,7 +236,9 @@ class LossSettings:
             ValueError: Naming the setting and what it may be.
         """
         if self.alignment_loss not in ALIGNMENT_LOSSES:
-            raise ValueError(f"alignment_loss must be one of {', '.join(ALIGNMENT_LOSSES)}, got {self.alignment_loss!r}")
+            raise ValueError(
+                f"alignment_loss must be one of {', '.join(ALIGNMENT_LOSSES)}, got {self.alignment_loss!r}"
+            )
         for name in ("alignment_weight", "identity_weight", "mlm_weight", "margin"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -283,8 +283,7 @@ def loss_terms(
         every parameter has a gradient in distributed training.
     """
     terms = {
-        "alignment_global": settings.alignment_weight
-        * settings.alignment(cosine_similarity(*global_features), labels)
+        "alignment_global": settings.alignment_weight * settings.alignment(cosine_similarity(*global_features), labels)
     }
     if local_features is not None:
         similarity = cosine_similarity(*local_features)

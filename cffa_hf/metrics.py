@@ -93,7 +93,7 @@ def match_ranks(
 
     Text-to-image passes captions as queries and images as gallery; image-to-text swaps the two. The products are taken
     on the gallery's device, in float32 (float64 if an input has it) and outside autocast. Equal gallery rows get equal
-    scores, which a matrix product alone does not promise.
+    scores, which a matrix product alone does not promise. Another chunk size may change the last bit of a score.
 
     Args:
         query_embeddings: `(queries, width)`, any float type; normalise them for a cosine score.
@@ -286,15 +286,7 @@ def _rank_in_chunks(
     device: torch.device,
     chunk_size: int | None,
 ) -> MatchRanks:
-    """Rank the matches, a chunk of queries at a time.
-
-    Args:
-        write_scores: fills the scores of the queries from start to stop into the given `(rows, gallery)`.
-        matches: columns of every query's identity.
-        dtype: type of the scores.
-        device: where the scores are computed and sorted.
-        chunk_size: queries at once.
-    """
+    """Rank the matches; `write_scores` fills the scores of the queries from start to stop into `(rows, gallery)`."""
     queries, gallery = len(matches.query_ids), matches.gallery_size
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"chunk_size must be at least 1, not {chunk_size}.")
@@ -315,7 +307,7 @@ def _rank_in_chunks(
             unordered = ordered[:, -1].isnan().nonzero().flatten()  # a sort puts NaN last
             if len(unordered):
                 raise InputError(f"The scores of query {start + int(unordered[0])} hold NaN; mend them before ranking.")
-            ranks.append(_ranks_of_matches(ordered, own, real, counted)[counted].cpu())
+            ranks.append(_ranks_of_matches(ordered, own, real, counted).cpu())
             counts.append(counted.sum(dim=1).cpu())
     empty = torch.zeros(0, dtype=torch.int64)
     match_counts = torch.cat(counts) if counts else torch.zeros(queries, dtype=torch.int64)
@@ -323,7 +315,7 @@ def _rank_in_chunks(
 
 
 def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tensor) -> Tensor:
-    """Return the ranks of the counted matches, best first, at the places where `counted` is true.
+    """Return the ranks of the counted matches of all rows one after the other, `(matches,)`, ascending within a row.
 
     The j-th best match stands behind j - 1 matches and behind every other item with at least its score. The latter are
     all items with at least its score without those of the query's identity, removed by the camera or not.
@@ -332,18 +324,17 @@ def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tenso
         ordered: all scores of every query, ascending, `(rows, gallery)`.
         own: scores of the items of the query's identity, `(rows, most)`.
         real: which of these are no padding.
-        counted: which of these count as matches; changed so that the true places come first in every row.
+        counted: which of these count as matches.
     """
-    lowest = -torch.inf
-    best_first = own.masked_fill(~counted, lowest).sort(dim=1, descending=True).values
-    place = torch.arange(own.shape[1], device=own.device)
-    counted.copy_(place < counted.sum(dim=1, keepdim=True))
+    best_first = own.masked_fill(~counted, -torch.inf).sort(dim=1, descending=True).values
     at_least = ordered.shape[1] - torch.searchsorted(ordered, best_first)
-    ascending = own.masked_fill(~real, lowest).sort(dim=1).values
+    ascending = own.masked_fill(~real, -torch.inf).sort(dim=1).values
     own_at_least = own.shape[1] - torch.searchsorted(ascending, best_first)
     # Padding equals a match whose score is minus infinity, hence the limit.
     own_at_least = torch.minimum(own_at_least, real.sum(dim=1, keepdim=True))
-    return place + 1 + at_least - own_at_least
+    place = torch.arange(own.shape[1], device=own.device)
+    ranks = place + 1 + at_least - own_at_least
+    return ranks[place < counted.sum(dim=1, keepdim=True)]
 
 
 def _sort_rows(scores: Tensor) -> Tensor:

@@ -423,7 +423,9 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
             **config: More fields of CFFAConfig (`select_ratio`, `local_dim`, `num_identities`, ...).
         """
         source = CLIPModel.from_pretrained(name_or_path, dtype=dtype)
-        model = cls(clip_to_cffa_config(source.config, image_size, stride, context_length, text_attention_dropout, config))
+        model = cls(
+            clip_to_cffa_config(source.config, image_size, stride, context_length, text_attention_dropout, config)
+        )
         load_clip_weights(model.base_model, source.state_dict())
         return model.to(dtype)
 

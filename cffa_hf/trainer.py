@@ -148,7 +148,9 @@ class CFFATrainer(Trainer):
             labels,
             global_features=(output.text_global, output.image_global),
             local_features=(output.text_local, output.image_local) if config.use_flfr else None,
-            identity_logits=(output.text_identity_logits, output.image_identity_logits) if config.use_identity else None,
+            identity_logits=(output.text_identity_logits, output.image_identity_logits)
+            if config.use_identity
+            else None,
             mlm_logits=output.mlm_logits,
             mlm_labels=inputs.get("mlm_labels"),
         )
@@ -200,9 +202,7 @@ class CFFATrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator(model).items()}
-        metrics |= speed_metrics(
-            metric_key_prefix, start, num_samples=len(evaluator.images) + len(evaluator.captions)
-        )
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(evaluator.images) + len(evaluator.captions))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)

@@ -84,7 +84,7 @@ def check(result, expected, gallery_size):
     assert metrics == pytest.approx(reference_metrics(expected), abs=1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_equals_the_reference(case):
     query, gallery, ids = case["query"], case["gallery"], (case["query_ids"], case["gallery_ids"])
@@ -95,7 +95,7 @@ def test_equals_the_reference(case):
     check(match_ranks_from_scores(scores, *ids, **chunk), expected, len(gallery))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_equals_the_reference_with_cameras(case):
     query, gallery, ids = case["query"], case["gallery"], (case["query_ids"], case["gallery_ids"])
@@ -120,7 +120,7 @@ def test_infinite_scores_are_ranked(case, data):
     check(match_ranks_from_scores(scores, *ids, **cameras), expected, len(case["gallery"]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_the_gallery_does_not_matter(case, random):
     order = list(range(len(case["gallery"])))
@@ -216,7 +216,7 @@ def test_textbook_values():
     assert ranks.tolist() == [[1, 4], [], [3]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_curve_agrees_with_rank_k(case):
     ranks = match_ranks(case["query"], case["gallery"], case["query_ids"], case["gallery_ids"])

@@ -92,12 +92,12 @@ def test_p_value_equals_all_exchanges():
 def test_p_values_of_equally_good_systems_are_spread_evenly():
     generator = torch.Generator().manual_seed(0)
     p_values = []
-    for _ in range(200):
+    for _ in range(100):
         places = torch.randint(1, 20, (2, 60, 1), generator=generator).tolist()
         first, second = (MatchRanks.from_lists(lists, range(60), gallery_size=20) for lists in places)
         p_values.append(paired_test(first, second, samples=200)["mAP"].p_value)
-    below = sum(p <= 0.1 for p in p_values) / 200
-    assert 0.03 < below < 0.18
+    below = sum(p <= 0.1 for p in p_values) / 100
+    assert 0.02 < below < 0.2
 
 
 def test_bad_input_is_explained():
