@@ -139,17 +139,30 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     warmup_start: float = field(default=0.1, metadata={"help": "Factor of the learning rate at the first step"})
     precision: str = field(
         default="auto",
-        metadata={"help": "auto: bfloat16 autocast where the GPU has it; float32", "choices": ["auto", "float32"]},
+        metadata={
+            "help": "bfloat16: autocast over float32 weights; float32; auto: bfloat16 where the device computes in it",
+            "choices": ["auto", "bfloat16", "float32"],
+        },
     )
 
     def __post_init__(self) -> None:
         """Check the losses' settings and choose the precision before TrainingArguments sees them."""
         self.check_losses()
-        if self.precision not in ("auto", "float32"):
-            raise ValueError(f"precision must be auto or float32, got {self.precision!r}")
-        if self.precision == "auto" and not (self.bf16 or self.fp16 or self.use_cpu):
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(on_gpu)):
+            self.bf16 = True
+            self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
+
+
+def computes_bfloat16(on_gpu: bool) -> bool:
+    """Tell whether the GPU, or else the CPU, has instructions for bfloat16 (emulating them would be slow)."""
+    if on_gpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class QuietArgumentParser(HfArgumentParser):

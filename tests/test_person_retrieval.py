@@ -20,7 +20,7 @@ def load(monkeypatch, tmp_path):
     """Load the metric as a user does at the repository's root, with caches of its own and no network."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"), raising=False)
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
     return lambda name=None: evaluate.load("cffa_hf/person_retrieval", name, cache_dir=str(tmp_path / "cache"))
 
 
