@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= demo-data
+OUTPUT ?= outputs/demo
+SEED ?= 0
+SENTENCE ?= a woman in a green coat and a gray skirt with brown shoes
+
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_OFFLINE = 1
+
+.PHONY: setup demo test lint fast-test clean
+
+setup: .venv/installed
+
+.venv/installed: setup.cfg constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch .venv/installed
+
+demo: setup
+	$(BIN)/cffa-hf demo-data $(DATA) --seed $(SEED)
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu \
+		run_train.py --config configs/demo.yaml --dataset_root $(DATA) --output_dir $(OUTPUT) --seed $(SEED)
+	$(BIN)/python run_eval.py $(OUTPUT) --config configs/demo.yaml --dataset_root $(DATA)
+	$(BIN)/cffa-hf search $(OUTPUT) $(DATA)/CUHK-PEDES/imgs "$(SENTENCE)"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fast-test: setup
+	$(BIN)/pytest -m "not slow"
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv $(DATA) outputs
