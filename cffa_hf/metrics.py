@@ -19,7 +19,7 @@ from torch import Tensor
 from cffa_hf.errors import InputError
 
 CHUNK_BYTES = 256 * 2**20  # scores and temporaries of one chunk
-GALLERY_BLOCK = 8192  # gallery rows multiplied at once; half-precision rows are widened block by block
+GALLERY_BLOCK = 8192  # gallery rows multiplied at once, which the back end may copy and which may need conversion
 
 Ids = Tensor | np.ndarray | Sequence[int]
 Cameras = Tensor | np.ndarray | Sequence[str] | Sequence[int] | Sequence[str | None]
