@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import json
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,17 @@ class ModelArguments:
 
     init_from: str | None = field(
         default="openai/clip-vit-base-patch16",
-        metadata={"help": "CLIP or CFFA weights to start from: a name on the Hub or a folder. null: random weights"},
+        metadata={
+            "help": "Weights to start from: a CLIP or CFFA model (name on the Hub or folder), or a .pt or .pth file of "
+            "CLIP, open_clip, IRRA, RDE or CFFA. null: random weights"
+        },
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "CLIP tokenizer, needed where the weights are a file: a name on the Hub, a folder, or CLIP's "
+            "merges file bpe_simple_vocab_16e6.txt.gz. null: the one beside the weights"
+        },
     )
     image_size: list[int] = field(
         default_factory=lambda: [384, 128], metadata={"help": "Height and width of the images in pixels"}
@@ -45,6 +57,25 @@ class ModelArguments:
     vocabulary_size: int = field(
         default=1000, metadata={"help": "Only for random weights: size of the tokenizer trained on the train captions"}
     )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "LoRA beside the frozen encoders: fields of peft.LoraConfig, for instance '{\"r\": 8}' (JSON on "
+            "the command line, a mapping in a config). null: the encoders are trained whole"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse an image size that is no pair, and read `lora` from JSON where it came from the command line."""
+        if len(self.image_size) != 2:
+            raise ValueError(f"image_size must be a height and a width, got {self.image_size}")
+        if isinstance(self.lora, str):
+            try:
+                self.lora = json.loads(self.lora)
+            except json.JSONDecodeError as error:
+                raise ValueError(f'lora must be JSON like {{"r": 8}}, got {self.lora!r}') from error
+        if self.lora is not None and not isinstance(self.lora, dict):
+            raise ValueError(f'lora must be a mapping of settings like {{"r": 8}}, got {self.lora!r}')
 
 
 @dataclass
@@ -68,6 +99,9 @@ class DataArguments:
     )
     split_seed: int = field(default=0, metadata={"help": "Chooses the identities that are held out"})
     check_images: bool = field(default=True, metadata={"help": "Decode every image once before training starts"})
+    cache_images: bool = field(
+        default=False, metadata={"help": "Keep all images, resized, in the cache of datasets: no decoding in training"}
+    )
     share_masked_captions: bool = field(
         default=True,
         metadata={
@@ -83,12 +117,14 @@ class DataArguments:
     erasing_probability: float = field(default=0.5, metadata={"help": "Probability that a rectangle is erased"})
 
     def __post_init__(self) -> None:
-        """Refuse a run without data, and probabilities outside [0, 1]."""
+        """Refuse a run without data, and numbers outside their range."""
         if self.dataset is None:
             raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
         for name in ("caption_corruption", "mlm_probability", "flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}")
 
 
 @dataclass
@@ -100,7 +136,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     `per_device_eval_batch_size` 256, `lr_scheduler_type` cosine (per epoch fraction, from `warmup_start` over `warmup_epochs`),
     `max_grad_norm` 0 (no clipping), `eval_strategy` and `save_strategy` epoch, `save_total_limit` 2,
     `load_best_model_at_end` true with `metric_for_best_model` eval_rank1, `dataloader_drop_last` true,
-    `remove_unused_columns` false (raw columns are the collator's), `ddp_find_unused_parameters` false, `logging_steps` 50.
+    `remove_unused_columns` false (raw columns are the collator's), `ddp_find_unused_parameters` false, `logging_steps` 50,
+    `logging_nan_inf_filter` false (a loss that is not finite stops the run).
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the encoders' weights"})
@@ -123,6 +160,18 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay false here"})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used here"})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log entries"})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite; false: they stop the run, and no step waits"}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where to go on: auto (also without a value): the newest whole checkpoint in output_dir, if any; "
+            "or the path of a checkpoint",
+            "nargs": "?",
+            "const": "auto",
+        },
+    )
 
     coupled_weight_decay: bool = field(
         default=True, metadata={"help": "Adam with the decay in the gradient (published) instead of AdamW"}
@@ -137,6 +186,25 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     )
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up"})
     warmup_start: float = field(default=0.1, metadata={"help": "Factor of the learning rate at the first step"})
+    cached_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs encoded at once; the loss is still that of the whole batch (gradient caching). null: all"
+        },
+    )
+    sync_batch_norm: bool = field(
+        default=True, metadata={"help": "Batch norm of the local features over the batch of all processes"}
+    )
+    sampler: str = field(
+        default="random",
+        metadata={
+            "help": "random: every pair once (published); identity: some captions each of different identities",
+            "choices": ["random", "identity"],
+        },
+    )
+    captions_per_identity: int = field(
+        default=4, metadata={"help": "Only for the identity sampler: captions of each identity in a batch"}
+    )
     precision: str = field(
         default="auto",
         metadata={
@@ -150,6 +218,11 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
         self.check_losses()
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
+        if self.sampler not in ("random", "identity"):
+            raise ValueError(f"sampler must be random or identity, got {self.sampler!r}")
+        for name in ("cached_batch_size", "captions_per_identity"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(on_gpu)):
             self.bf16 = True
@@ -203,15 +276,22 @@ def read_config(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def config_default(path: str | Path, action: argparse.Action, value: Any) -> Any:
+def config_default(path: str | Path, action: argparse.Action, hint: Any, value: Any) -> Any:
     """Turn a YAML value into what the command line would have made of it.
 
+    Args:
+        path: The config, for messages.
+        action: What the command line does with the setting.
+        hint: Type of the setting.
+        value: As the YAML file has it.
+
     Raises:
-        InputError: If a list stands where one value is wanted, or the other way round, or a value has the wrong type.
+        InputError: If a list stands where one value is wanted, or the other way round, a value has the wrong type, or
+            there is none where one is needed.
     """
 
     def convert(item: Any) -> Any:
-        if not isinstance(item, (str, int, float)) or action.type is None:
+        if action.type is None:
             return item
         try:
             return action.type(str(item))  # type: ignore[operator]
@@ -219,10 +299,15 @@ def config_default(path: str | Path, action: argparse.Action, value: Any) -> Any
             kind = getattr(action.type, "__name__", "value").replace("string_to_bool", "true or false")
             raise InputError(f"the config {path} sets {action.dest} to {item!r}, which is not {kind}") from error
 
-    if value is None or isinstance(value, dict):
+    kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint) or (hint,)]
+    if isinstance(value, dict) and dict in kinds:
         return value
+    if value is None:
+        if type(None) in kinds:
+            return None
+        raise InputError(f"the config {path} leaves {action.dest} empty, but it needs a value")
     wants_list = action.nargs in ("+", "*")
-    if isinstance(value, list) != wants_list:
+    if isinstance(value, list) != wants_list or isinstance(value, dict):
         wanted = "a list" if wants_list else "one value"
         raise InputError(f"the config {path} sets {action.dest} to {value!r}, but it must be {wanted}")
     converted = [convert(item) for item in value] if wants_list else convert(value)
@@ -249,7 +334,7 @@ def parse_arguments(
         InputError: One sentence that names the setting and the file.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = QuietArgumentParser((), add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     config, rest = first.parse_known_args(words)
     parser = QuietArgumentParser(classes, allow_abbrev=False)
@@ -257,7 +342,10 @@ def parse_arguments(
     if config.config is not None:
         actions = {action.dest: action for action in reversed(parser._actions)}
         settings = read_config(config.config, [name for name in actions if name not in ("help", "config")])
-        values = {name: config_default(config.config, actions[name], value) for name, value in settings.items()}
+        hints = {name: hint for kind in classes for name, hint in typing.get_type_hints(kind).items()}
+        values = {
+            name: config_default(config.config, actions[name], hints[name], value) for name, value in settings.items()
+        }
         parser.set_defaults(**values)
         for name in values:
             actions[name].required = False

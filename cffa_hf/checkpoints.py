@@ -1,218 +1,105 @@
-"""Other people's weights -> CFFA, and where a training run starts from."""
+"""Other people's weights -> CFFA: `cffa-hf convert`, and where a training run starts from."""
 
-import pickle
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import argparse
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import AutoConfig, CLIPConfig, CLIPProcessor, CLIPTokenizer
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPProcessor, CLIPTokenizer
 
 from cffa_hf.arguments import ModelArguments
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.data.processor import add_mask_token, build_processor, train_tokenizer
+from cffa_hf.conversion import (
+    LOADING_ERRORS,
+    Conversion,
+    account,
+    adapted_config,
+    build_model,
+    convert,
+    is_weights_file,
+    load_source,
+)
+from cffa_hf.data.processor import add_mask_token, build_processor, clip_tokenizer, train_tokenizer
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
-# Names of the published implementation that its own forward pass never uses.
-UNUSED = ("visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.", "texual_emb_layer.mlp.bns.1.")
+logger = logging.getLogger(__name__)
 
-# First match wins; what stands behind a prefix is kept. Blocks of transformers are renamed by `rename_block`.
-PREFIXES = {
-    "base_model.visual.transformer.resblocks.": "cffa.vision_model.encoder.layers.",
-    "base_model.visual.class_embedding": "cffa.vision_model.embeddings.class_embedding",
-    "base_model.visual.conv1.weight": "cffa.vision_model.embeddings.patch_embedding.weight",
-    "base_model.visual.positional_embedding": "cffa.vision_model.embeddings.position_embedding.weight",
-    "base_model.visual.ln_pre.": "cffa.vision_model.pre_layrnorm.",
-    "base_model.visual.ln_post.": "cffa.vision_model.post_layernorm.",
-    "base_model.visual.proj": "cffa.visual_projection.weight",
-    "base_model.transformer.resblocks.": "cffa.text_model.encoder.layers.",
-    "base_model.token_embedding.weight": "cffa.text_model.embeddings.token_embedding.weight",
-    "base_model.positional_embedding": "cffa.text_model.embeddings.position_embedding.weight",
-    "base_model.ln_final.": "cffa.text_model.final_layer_norm.",
-    "base_model.text_projection": "cffa.text_projection.weight",
-    "visul_emb_layer.fc.": "cffa.image_refinement.linear.",
-    "visul_emb_layer.mlp.layers.0.": "cffa.image_refinement.mlp_in.",
-    "visul_emb_layer.mlp.layers.1.": "cffa.image_refinement.mlp_out.",
-    "visul_emb_layer.mlp.bns.0.": "cffa.image_refinement.batch_norm.",
-    "texual_emb_layer.linear.": "cffa.text_refinement.linear.",
-    "texual_emb_layer.mlp.layers.0.": "cffa.text_refinement.mlp_in.",
-    "texual_emb_layer.mlp.layers.1.": "cffa.text_refinement.mlp_out.",
-    "texual_emb_layer.mlp.bns.0.": "cffa.text_refinement.batch_norm.",
-    "classifier.": "identity_classifier.",
-    "cross_attn.": "cross_modal.",
-    "cross_modal_transformer.resblocks.": "cross_modal.layers.",
-    "ln_pre_t.": "cross_modal.text_norm.",
-    "ln_pre_i.": "cross_modal.image_norm.",
-    "ln_post.": "cross_modal.post_norm.",
-    "mlm_head.dense.": "mlm_head.dense.",
-    "mlm_head.ln.": "mlm_head.norm.",
-    "mlm_head.fc.": "mlm_head.decoder.",
-}
-BLOCK_PARTS = {
-    ".attn.": ".self_attn.",
-    ".ln_1.": ".layer_norm1.",
-    ".ln_2.": ".layer_norm2.",
-    ".c_fc.": ".fc1.",
-    ".c_proj.": ".fc2.",
-}
+CLIP_VOCABULARY = 49408
 
 
-@dataclass
-class Conversion:
-    """A converted checkpoint and the account of it.
+def load_tokenizer(source: str, expected_size: int | None = None) -> CLIPTokenizer:
+    """Load CLIP's tokenizer with the mask token in the place of its last merge.
 
     Args:
-        model: The training model; its `base_model` is the CFFAModel.
-        dropped: Names of weights that the model has no use for.
-        fresh: Names of weights that the checkpoint did not have.
-    """
-
-    model: CFFAForPreTraining
-    dropped: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a `.pth` or `.pt` file without executing anything in it.
+        source: CLIP's merges file, or a folder or name on the Hub of a CLIP tokenizer.
+        expected_size: Vocabulary of the model it is for; None: any.
 
     Raises:
-        InputError: If the file is missing, truncated or a pickle that wants more than weights.
+        InputError: If there is no tokenizer, or it has another size.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give the path of a checkpoint file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    if Path(source).is_file():
+        tokenizer = clip_tokenizer(source)
+    else:
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(source)
+        except (*LOADING_ERRORS, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{source} cannot be loaded as a CLIP tokenizer: {reason}") from error
+    if expected_size is not None and len(tokenizer) != expected_size:
         raise InputError(
-            f"{path} holds more than weights and is refused, because loading it could run code: save its state dict alone "
-            f"(torch.save(model.state_dict(), ...)) and convert that ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, BadZipFile, OSError) as error:
-        raise InputError(f"{path} cannot be read, it is probably truncated: download it again ({error})") from error
-    weights = content.get("model", content.get("state_dict", content)) if isinstance(content, dict) else {}
-    weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise InputError(f"{path} holds no weights: expected a state dict, alone or under the key 'model'")
-    return weights
+            f"{source} has a tokenizer of {len(tokenizer)} ids, but the weights have {expected_size}: "
+            "give the tokenizer that they were trained with"
+        )
+    return add_mask_token(tokenizer)
 
 
-def convert_original(
-    weights: dict[str, Tensor],
-    *,
-    image_size: tuple[int, int] = (384, 128),
-    stride: int | None = None,
-    select_ratio: float = 0.3,
-) -> Conversion:
-    """Turn a checkpoint of the original CFFA implementation into a training model.
+def vocabulary_size(config: CFFAConfig) -> int:
+    """Return the number of token embeddings."""
+    text: Any = config.text_config
+    return text.vocab_size
 
-    Sizes, depth and identity count are read from the shapes; what shapes do not tell is an argument.
 
-    Args:
-        weights: State dict with the original names.
-        image_size: Height and width in pixels.
-        stride: Step between patches in pixels; None: the patch size.
-        select_ratio: Share of tokens that the local features keep.
+@contextmanager
+def explained_settings() -> Iterator[None]:
+    """Say in one sentence which setting makes no model.
 
     Raises:
-        InputError: If a weight is missing, or one is there that nobody knows.
+        InputError: In place of the library's own error.
     """
-    config = original_config(weights, image_size=image_size, stride=stride, select_ratio=select_ratio)
-    model = CFFAForPreTraining(config)
-    dropped = [name for name in weights if name.startswith(UNUSED)]
-    renamed = rename_weights({name: value for name, value in weights.items() if name not in set(dropped)})
     try:
-        fresh, unexpected = model.load_state_dict(renamed, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint does not fit the sizes read from it: {error}") from error
-    if fresh or unexpected:
-        raise InputError(
-            f"this is not a whole checkpoint of the original CFFA: missing {fresh[:5]}, unknown {unexpected[:5]}"
-        )
-    return Conversion(model.eval(), dropped=dropped)
+        yield
+    except StrictDataclassError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f"these settings make no model: {reason}") from error
 
 
-def original_config(
-    weights: dict[str, Tensor], *, image_size: tuple[int, int], stride: int | None, select_ratio: float
-) -> CFFAConfig:
-    """Read the sizes of an original checkpoint from the shapes of its weights."""
-    try:
-        vocabulary, text_width = weights["base_model.token_embedding.weight"].shape
-        vision_width, _, patch, _ = weights["base_model.visual.conv1.weight"].shape
-        text = {
-            "vocab_size": vocabulary,
-            "hidden_size": text_width,
-            "intermediate_size": 4 * text_width,
-            "num_hidden_layers": count_blocks(weights, "base_model.transformer.resblocks."),
-            "num_attention_heads": text_width // 64,
-            "max_position_embeddings": weights["base_model.positional_embedding"].shape[0],
-            "attention_dropout": 0.05,
-        }
-        vision = {
-            "hidden_size": vision_width,
-            "intermediate_size": 4 * vision_width,
-            "num_hidden_layers": count_blocks(weights, "base_model.visual.transformer.resblocks."),
-            "num_attention_heads": vision_width // 64,
-            "patch_size": patch,
-            "image_size": list(image_size),
-        }
-        return CFFAConfig(
-            text_config=text,
-            vision_config=vision,
-            projection_dim=weights["base_model.text_projection"].shape[1],
-            stride=stride,
-            select_ratio=select_ratio,
-            local_dim=weights["visul_emb_layer.fc.weight"].shape[0],
-            num_identities=weights["classifier.weight"].shape[0],
-            cross_modal_layers=count_blocks(weights, "cross_modal_transformer.resblocks."),
-        )
-    except KeyError as error:
-        raise InputError(f"this is not a checkpoint of the original CFFA: it has no weight {error}") from error
-
-
-def count_blocks(weights: dict[str, Tensor], prefix: str) -> int:
-    """Count the transformer blocks below a prefix."""
-    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
-
-
-def rename_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give original weights our names; fused query-key-value weights are split and projections transposed."""
-    renamed: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
-        target = PREFIXES[prefix] + name[len(prefix) :] if prefix else name
-        if prefix and "layers." in target:
-            for old, new in BLOCK_PARTS.items():
-                target = target.replace(old, new)
-        if target.endswith(("visual_projection.weight", "text_projection.weight")):
-            value = value.T
-        if "in_proj_" in target:
-            stem, kind = target.split("in_proj_")
-            for part, piece in zip("qkv", value.chunk(3), strict=True):
-                renamed[f"{stem}{part}_proj.{kind}"] = piece.clone()
-        else:
-            renamed[target] = value.contiguous()
-    return renamed
-
-
+@explained_settings()
 def starting_model(
     arguments: ModelArguments, captions: Iterable[str], num_identities: int
 ) -> tuple[CFFAForPreTraining, CLIPProcessor]:
     """Make the model and the processor that a training run starts from.
 
+    Of a checkpoint come the encoders' sizes and, where it has them, the width of the local features and the number of
+    cross-modal layers. Image size, stride, context length, select ratio, dropout and which heads there are come from
+    the arguments. Position tables are resized, and heads that the checkpoint lacks or that do not fit are left fresh
+    and named in the log.
+
     Args:
-        arguments: `init_from` names a CLIP or CFFA checkpoint; None: random weights of the sizes given there.
-        captions: Of the train split; only for random weights, whose tokenizer is trained on them.
+        arguments: `init_from` names a checkpoint: a file, a folder or a name on the Hub; None: random weights of the
+            sizes given there. `tokenizer` is needed where the checkpoint has none.
+        captions: Of the train split; only for random weights, whose tokenizer is trained on them if none is given.
         num_identities: Classes of the identity classifier.
 
     Raises:
-        InputError: If the checkpoint is not there, or of no kind that is known.
+        InputError: If the checkpoint is not there, damaged, or of no kind that is known.
     """
     image_size = (arguments.image_size[0], arguments.image_size[-1])
-    heads = {
+    fields = {
         "num_identities": num_identities,
         "use_flfr": arguments.use_flfr,
         "use_mlm": arguments.use_mlm,
@@ -220,40 +107,45 @@ def starting_model(
         "cross_modal_layers": arguments.cross_modal_layers,
         "select_ratio": arguments.select_ratio,
         "local_dim": arguments.local_dim,
+        "stride": arguments.stride,
     }
     if arguments.init_from is None:
-        tokenizer = train_tokenizer(captions, arguments.vocabulary_size)
-        model = CFFAForPreTraining(random_config(arguments, image_size, len(tokenizer), heads))
+        if arguments.tokenizer is None:
+            tokenizer = train_tokenizer(captions, arguments.vocabulary_size)
+        else:
+            tokenizer = load_tokenizer(arguments.tokenizer)
+        model = CFFAForPreTraining(random_config(arguments, image_size, len(tokenizer), fields))
         return model, build_processor(tokenizer, image_size, arguments.context_length)
-    source = arguments.init_from
-    try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = add_mask_token(CLIPTokenizer.from_pretrained(source))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+
+    origin = arguments.init_from
+    if is_weights_file(origin) and arguments.tokenizer is None:
         raise InputError(
-            f"init_from: {source} cannot be loaded as a checkpoint with its tokenizer: {reason}"
-        ) from error
-    if isinstance(config, CLIPConfig):
-        model = CFFAForPreTraining.from_clip_pretrained(
-            source,
+            f"init_from: {origin} has no tokenizer with it: set 'tokenizer' to a CLIP tokenizer "
+            "(openai/clip-vit-base-patch16, a folder, or CLIP's merges file bpe_simple_vocab_16e6.txt.gz)"
+        )
+    try:
+        source = load_source(origin, likely_size=image_size, select_ratio=arguments.select_ratio, strict=False)
+        tokenizer = load_tokenizer(arguments.tokenizer or origin, vocabulary_size(source.config))
+        if "cffa.image_refinement.linear.weight" in source.weights:
+            fields["local_dim"] = source.config.local_dim
+        if "cross_modal.q_proj.weight" in source.weights:
+            fields["cross_modal_layers"] = source.config.cross_modal_layers
+        config = adapted_config(
+            source.config,
             image_size=image_size,
-            stride=arguments.stride,
             context_length=arguments.context_length,
             text_attention_dropout=arguments.text_attention_dropout,
-            **heads,
+            **fields,
         )
-    elif isinstance(config, CFFAConfig):
-        model = CFFAForPreTraining.from_pretrained(
-            source, dtype=torch.float32, num_identities=num_identities, ignore_mismatched_sizes=True
-        )
-    else:
-        raise InputError(f"init_from: {source} holds a {config.model_type} model; CLIP or CFFA weights are needed")
-    return model, build_processor(tokenizer, model.config.image_size, model.config.context_length)
+        conversion = build_model(source, config, strict=False)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
+    logger.warning("init_from %s: %s", origin, "; ".join(account(conversion)))
+    return conversion.model.train(), build_processor(tokenizer, config.image_size, config.context_length)
 
 
 def random_config(
-    arguments: ModelArguments, image_size: tuple[int, int], vocabulary_size: int, heads: dict[str, object]
+    arguments: ModelArguments, image_size: tuple[int, int], vocabulary_size: int, fields: dict[str, Any]
 ) -> CFFAConfig:
     """Describe a small CLIP-shaped model that starts from random weights."""
     sizes = {
@@ -269,10 +161,120 @@ def random_config(
         "attention_dropout": arguments.text_attention_dropout,
     }
     vision = {**sizes, "patch_size": arguments.patch_size, "image_size": list(image_size)}
-    return CFFAConfig(
-        text_config=text,
-        vision_config=vision,
-        projection_dim=arguments.projection_dim,
-        stride=arguments.stride,
-        **heads,
+    return CFFAConfig(text_config=text, vision_config=vision, projection_dim=arguments.projection_dim, **fields)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `convert` to the command `cffa-hf`."""
+    text = "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package"
+    parser = subparsers.add_parser("convert", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("source", metavar="SOURCE", help="file of weights, or folder or Hub name of a CLIP model")
+    parser.add_argument("out", metavar="OUT", help="new folder for the model, its processor and conversion.json")
+    parser.add_argument(
+        "--image-size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width in pixels: of a general CLIP the wanted ones, of others those of its training "
+        "(default: 384 128, or a square if only that fits)",
     )
+    parser.add_argument(
+        "--stride", type=int, metavar="S", help="step between patches (default: patch size, or what fits)"
+    )
+    parser.add_argument(
+        "--select-ratio", type=float, metavar="R", help="share of tokens in local features (default: 0.3)"
+    )
+    parser.add_argument(
+        "--activation",
+        choices=["quick_gelu", "gelu"],
+        help="of the encoders in a file (default: quick_gelu; models that open_clip trained itself mostly have gelu)",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="merges.txt.gz",
+        help="CLIP's bpe_simple_vocab_16e6.txt.gz, or a folder or Hub name of a CLIP tokenizer, for the processor",
+    )
+    parser.add_argument("--verbose", action="store_true", help="print the name of every weight")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Convert a checkpoint as the command line says, write the folder and print the account.
+
+    Raises:
+        InputError: If OUT is in use, or as in `convert`.
+    """
+    out = Path(arguments.out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty: give a new folder")
+    image_size = tuple(arguments.image_size) if arguments.image_size else None
+    conversion = convert(
+        arguments.source,
+        image_size=image_size,
+        stride=arguments.stride,
+        select_ratio=arguments.select_ratio,
+        activation=arguments.activation,
+    )
+    tokenizer, reason = processor_tokenizer(arguments, vocabulary_size(conversion.model.config))
+    model: Any = conversion.model.base_model
+    config = conversion.model.config
+    heads = [name for name in conversion.mapped if not name.startswith("cffa.")]
+    conversion.dropped |= {conversion.source.origins[name]: "training head, not needed to embed" for name in heads}
+    try:
+        model.save_pretrained(out)
+        if tokenizer is not None:
+            build_processor(tokenizer, config.image_size, config.context_length).save_pretrained(out)
+        text = json.dumps(record(arguments, conversion), indent=2)
+        (out / "conversion.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}") from error
+
+    print("\n".join(account(conversion)))
+    if arguments.verbose:
+        for title, names in (
+            ("mapped", {name: f"from {origin}" for name, origin in conversion.mapped.items()}),
+            ("dropped", conversion.dropped),
+            ("left fresh", conversion.fresh),
+        ):
+            print("\n".join([f"{title}:", *(f"  {name}: {note}" for name, note in names.items())]))
+    print(
+        "model: images {} x {}, patches {} x {}".format(*config.image_size, *config.grid_size)
+        + f", {config.context_length} tokens, embedding of {config.embedding_dim}"
+    )
+    written = "model and processor" if tokenizer is not None else f"the model only, no processor ({reason})"
+    print(f"wrote {written}, and conversion.json with all names: {out}")
+
+
+def processor_tokenizer(arguments: argparse.Namespace, vocabulary_size: int) -> tuple[CLIPTokenizer | None, str]:
+    """Find the tokenizer for a converted model, or say why there is none."""
+    if arguments.vocabulary is not None:
+        return load_tokenizer(arguments.vocabulary, vocabulary_size), ""
+    if is_weights_file(arguments.source):
+        if vocabulary_size != CLIP_VOCABULARY:
+            return None, f"its vocabulary of {vocabulary_size} ids is not CLIP's of {CLIP_VOCABULARY}"
+        return None, "the file has no tokenizer; --vocabulary bpe_simple_vocab_16e6.txt.gz would give it one"
+    try:
+        return load_tokenizer(arguments.source, vocabulary_size), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def record(arguments: argparse.Namespace, conversion: Conversion) -> dict[str, Any]:
+    """Collect the whole account of a conversion for conversion.json."""
+    config = conversion.model.config
+    local = Path(arguments.source).exists()
+    return {
+        "source": Path(arguments.source).name if local else arguments.source,
+        "kind": conversion.source.kind,
+        "image_size": list(config.image_size),
+        "grid_size": list(config.grid_size),
+        "stride": config.stride,
+        "select_ratio": config.select_ratio,
+        "context_length": config.context_length,
+        "embedding_dim": config.embedding_dim,
+        "assumed": conversion.source.assumed,
+        "resized": conversion.resized,
+        "mapped": conversion.mapped,
+        "dropped": conversion.dropped,
+        "fresh": conversion.fresh,
+    }
