@@ -1,17 +1,21 @@
 """Train a person searcher: `accelerate launch run_train.py --config configs/demo.yaml [--setting value ...]`."""
 
 import sys
+import warnings
 
 from transformers import set_seed
 
+from cffa_hf.adapters import add_lora
 from cffa_hf.arguments import parse_arguments
 from cffa_hf.checkpoints import starting_model
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
+from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.images import check_images
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.errors import InputError
+from cffa_hf.safety import TrainingStopped
 from cffa_hf.trainer import CFFATrainer
 
 
@@ -35,8 +39,20 @@ def main() -> None:
     identities = len(set(data["train"]["person_id"]))
     captions = (caption for captions in data["train"]["captions"] for caption in captions)
     model, processor = starting_model(model_args, captions, identities)
+    config = model.config
+    if model_args.lora is not None:
+        model = add_lora(model, model_args.lora, model_args.init_from)
+    if data_args.cache_images:
+        with args.main_process_first(desc="caching images"):
+            for split in data.keys() & {"train", "validation"}:
+                data[split] = cache_images(data[split], config.image_size)
     tokenizer = processor.tokenizer
-    train = PairDataset(data["train"], tokenizer, model.config.image_size, model.config.context_length)
+    train = PairDataset(data["train"], tokenizer, config.image_size, config.context_length)
+    if len(train) < args.train_batch_size * args.world_size and args.dataloader_drop_last:
+        warnings.warn(
+            f"only {len(train)} pairs, less than a batch: dataloader_drop_last is off", stacklevel=1
+        )
+        args.dataloader_drop_last = False
     if "validation" not in data:
         args.eval_strategy, args.load_best_model_at_end = "no", False
 
@@ -66,4 +82,7 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingStopped as error:
         sys.exit(f"error: {error}")

@@ -27,7 +27,7 @@ class CFFAConfig(PreTrainedConfig):
         initializer_factor: Scale of all initial weights, as in CLIP.
 
     Raises:
-        ValueError: If sizes, ratio or stride make no grid of patches, or identities are missing for the classifier.
+        StrictDataclassError: If a field has the wrong type, or sizes, ratio and stride make no model.
     """
 
     model_type = "cffa"
@@ -72,13 +72,20 @@ class CFFAConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse sizes that cannot make a model."""
-        patch, (height, width) = self.vision_config.patch_size, self.vision_config.image_size
+        patch, size = self.vision_config.patch_size, self.vision_config.image_size
+        if len(size) != 2:
+            raise ValueError(f"image_size must be a height and a width, got {size}")
+        height, width = size
         if not 1 <= self.stride <= patch:
             raise ValueError(f"stride must be between 1 and the patch size {patch}, got {self.stride}")
         if min(height, width) < patch:
             raise ValueError(f"image_size {height} x {width} is smaller than one patch of {patch} pixels")
         if not 0 < self.select_ratio <= 1:
             raise ValueError(f"select_ratio must be above 0 and at most 1, got {self.select_ratio}")
+        if self.use_flfr and self.local_dim < 2:
+            raise ValueError(f"local_dim must be at least 2, got {self.local_dim}")
+        if self.cross_modal_layers < 0:
+            raise ValueError(f"cross_modal_layers must not be negative, got {self.cross_modal_layers}")
         if self.use_mlm and self.projection_dim % self.cross_modal_heads:
             raise ValueError(f"projection_dim {self.projection_dim} must be a multiple of 64 for the cross-modal heads")
         if self.use_identity and self.num_identities < 1:

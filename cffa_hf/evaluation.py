@@ -1,6 +1,6 @@
 """Retrieval evaluation: embed a split once, rank, and report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from transformers import CLIPProcessor, TrainerCallback, TrainerControl, Trainer
 from cffa_hf.data.augmentation import normalise_images
 from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.pairs import CaptionDataset, ImageDataset
+from cffa_hf.data.workers import SignalsLeftToMain
+from cffa_hf.errors import InputError
 from cffa_hf.metrics import MatchRanks, match_ranks, retrieval_metrics
 
 
@@ -30,27 +32,45 @@ class RetrievalEmbeddings:
         image: Unit embeddings of the images, `(images, width)`, float32, on the CPU.
         text_ids: Identities of the captions, `(captions,)`.
         image_ids: Identities of the images, `(images,)`.
+        text_cameras: Cameras of the images that the captions were written for, `captions` of them; None: not used.
+        image_cameras: Cameras of the images, `images` of them; None: not used.
     """
 
     text: Tensor
     image: Tensor
     text_ids: Tensor
     image_ids: Tensor
+    text_cameras: Sequence[str | None] | None = None
+    image_cameras: Sequence[str | None] | None = None
 
     def text_to_image(self) -> MatchRanks:
-        """Rank the images for every caption."""
-        return match_ranks(self.text, self.image, self.text_ids, self.image_ids)
+        """Rank the images for every caption; with cameras, images of the same person and camera do not count."""
+        return match_ranks(
+            self.text,
+            self.image,
+            self.text_ids,
+            self.image_ids,
+            query_cameras=self.text_cameras,
+            gallery_cameras=self.image_cameras,
+        )
 
     def image_to_text(self) -> MatchRanks:
-        """Rank the captions for every image."""
-        return match_ranks(self.image, self.text, self.image_ids, self.text_ids)
+        """Rank the captions for every image; with cameras, captions of the same person and camera do not count."""
+        return match_ranks(
+            self.image,
+            self.text,
+            self.image_ids,
+            self.text_ids,
+            query_cameras=self.image_cameras,
+            gallery_cameras=self.text_cameras,
+        )
 
 
 class RetrievalEvaluator:
     """Evaluate a model on one split: called with a model, it returns a dict of metrics in percent.
 
-    Every image and every caption is encoded once, captions in order of length. With several processes each one encodes its
-    share, and all get the whole result.
+    Every image and every caption is encoded once, captions in order of length. With several processes each one encodes
+    its share, and all get the whole result.
 
     Args:
         rows: One split in the dataset form.
@@ -70,11 +90,16 @@ class RetrievalEvaluator:
         progress: bool = True,
     ):
         size = processor.image_processor.size
-        tokenizer = processor.tokenizer
+        self.tokenizer = processor.tokenizer
         self.images = ImageDataset(rows, (size["height"], size["width"]))
-        self.captions = CaptionDataset(rows, tokenizer, tokenizer.model_max_length)
-        self.collator = PairCollator(tokenizer.pad_token_id)
+        self.captions = self.caption_dataset(rows)
+        self.cameras: list[str | None] = rows["camera"][:] if "camera" in rows.column_names else []
+        self.collator = PairCollator(self.tokenizer.pad_token_id)
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+
+    def caption_dataset(self, rows: datasets.Dataset) -> CaptionDataset:
+        """Tokenise the captions of rows for this evaluator's model."""
+        return CaptionDataset(rows, self.tokenizer, self.tokenizer.model_max_length)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return Rank-1, 5 and 10, mAP and mINP of both directions, and how many queries and images there were."""
@@ -84,16 +109,52 @@ class RetrievalEvaluator:
         metrics |= {f"image_to_text_{name}": value for name, value in reverse.items()}
         return {name: float(value) for name, value in metrics.items()}
 
-    def embed(self, model: nn.Module) -> RetrievalEmbeddings:
-        """Embed the whole split with a model in evaluation mode; the model's mode is restored afterwards."""
-        lengths = np.array([len(self.captions.input_ids(index)) for index in range(len(self.captions))])
-        by_length = np.argsort(lengths, kind="stable")
-        with evaluation_mode(model):
-            image = self._encode(model, self.images, np.arange(len(self.images)), "images")
-            text = self._encode(model, self.captions, by_length, "captions")
+    def embed(self, model: nn.Module, *, camera_aware: bool = False) -> RetrievalEmbeddings:
+        """Embed the whole split with a model in evaluation mode; the model's mode is restored afterwards.
+
+        Args:
+            model: Any with `get_image_features` and `get_text_features`.
+            camera_aware: Whether rankings leave out what shows the query's person in the query's camera.
+
+        Raises:
+            InputError: If cameras are asked for and the split has none.
+        """
+        image_cameras = text_cameras = None
+        if camera_aware:
+            if not any(self.cameras):
+                raise InputError("Camera-aware evaluation needs the camera of each image, and this split has none.")
+            image_cameras, text_cameras = self.cameras, [self.cameras[row] for row in self.captions.rows]
         return RetrievalEmbeddings(
-            text, image, torch.from_numpy(self.captions.person_ids), torch.from_numpy(self.images.person_ids)
+            image=self.embed_images(model, self.images),
+            text=self.embed_captions(model, self.captions),
+            text_ids=torch.from_numpy(self.captions.person_ids),
+            image_ids=torch.from_numpy(self.images.person_ids),
+            text_cameras=text_cameras,
+            image_cameras=image_cameras,
         )
+
+    def embed_images(self, model: nn.Module, images: Dataset, what: str = "images") -> Tensor:
+        """Embed images as `ImageDataset` gives them, `(images, width)`, float32, on the CPU.
+
+        Args:
+            model: Any with `get_image_features`.
+            images: The split's own, or others made of them.
+            what: Their name on the progress bar.
+        """
+        with evaluation_mode(model):
+            return self._encode(model, images, np.arange(len(images)), what)  # type: ignore[arg-type]
+
+    def embed_captions(self, model: nn.Module, captions: CaptionDataset, what: str = "captions") -> Tensor:
+        """Embed captions in order of their length, `(captions, width)`, float32, on the CPU, in their own order.
+
+        Args:
+            model: Any with `get_text_features`.
+            captions: The split's own, or others made of them.
+            what: Their name on the progress bar.
+        """
+        lengths = np.array([len(captions.input_ids(index)) for index in range(len(captions))])
+        with evaluation_mode(model):
+            return self._encode(model, captions, np.argsort(lengths, kind="stable"), what)
 
     def _encode(self, model: nn.Module, dataset: Dataset, order: np.ndarray, what: str) -> Tensor:
         """Encode a dataset in the given order; rows of the result stand as in the dataset."""
@@ -104,17 +165,20 @@ class RetrievalEvaluator:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=self.collator,
+            worker_init_fn=SignalsLeftToMain(),
+            generator=torch.Generator(),  # else it draws from the global one, and evaluating would change training
         )
+        encoder: Any = model
         device = next(model.parameters()).device
         parts = []
         bar = tqdm(loader, desc=f"Encoding {what}", disable=not (self.progress and state.is_main_process), leave=False)
         for batch in bar:
             if "pixel_values" in batch:
                 pixels = normalise_images(batch["pixel_values"].to(device, non_blocking=True))
-                parts.append(model.get_image_features(pixels).float().cpu())
+                parts.append(encoder.get_image_features(pixels).float().cpu())
             else:
                 ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-                parts.append(model.get_text_features(ids, mask).float().cpu())
+                parts.append(encoder.get_text_features(ids, mask).float().cpu())
         encoded = torch.cat(parts) if parts else torch.empty(0)
         gathered = gather_object([(share, encoded)]) if state.num_processes > 1 else [(share, encoded)]
         result = torch.empty(len(order), next(part.shape[1] for _, part in gathered if len(part)))

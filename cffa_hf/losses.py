@@ -161,28 +161,35 @@ def sum_of_divergences(logits: Tensor, other_logits: Tensor, log_truth: Tensor) 
     return total
 
 
-def identity_loss(image_logits: Tensor, text_logits: Tensor, labels: Tensor) -> Tensor:
+def identity_loss(
+    image_logits: Tensor, text_logits: Tensor, labels: Tensor, *, count: float | Tensor | None = None
+) -> Tensor:
     """Cross entropy of the shared identity classifier, mean of both modalities.
 
     Args:
         image_logits: `(batch, identities)`.
         text_logits: `(batch, identities)`.
         labels: Contiguous classes of the train split, `(batch,)`.
+        count: What the sum over the batch is divided by; None: its size. It differs for a part of a batch.
     """
-    return (F.cross_entropy(image_logits.float(), labels) + F.cross_entropy(text_logits.float(), labels)) / 2
+    loss = F.cross_entropy(image_logits.float(), labels, reduction="sum")
+    loss = loss + F.cross_entropy(text_logits.float(), labels, reduction="sum")
+    return loss / (2 * (len(labels) if count is None else count))
 
 
-def masked_language_modelling_loss(logits: Tensor, mlm_labels: Tensor) -> Tensor:
+def masked_language_modelling_loss(
+    logits: Tensor, mlm_labels: Tensor, *, count: float | Tensor | None = None
+) -> Tensor:
     """Cross entropy at the masked positions; 0, with a zero gradient, if there are none.
 
     Args:
         logits: Scores at the masked positions in row-major order, `(masked, vocabulary)`.
         mlm_labels: Ids where a token was chosen, -100 elsewhere, `(batch, length)`.
+        count: What the sum over the positions is divided by; None: their number. It differs for a part of a batch.
     """
     targets = mlm_labels[mlm_labels != -100]
-    if not len(targets):
-        return logits.float().sum()  # of nothing: zero, and still part of the graph
-    return F.cross_entropy(logits.float(), targets)
+    count = max(1, len(targets)) if count is None else count
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / count
 
 
 def cosine_similarity(text: Tensor, image: Tensor) -> Tensor:
@@ -240,11 +247,11 @@ class LossSettings:
                 f"alignment_loss must be one of {', '.join(ALIGNMENT_LOSSES)}, got {self.alignment_loss!r}"
             )
         for name in ("alignment_weight", "identity_weight", "mlm_weight", "margin"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a finite number from 0, got {getattr(self, name)}")
         for name in ("temperature", "logit_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
         if self.mal_scale not in ("temperature", "batch"):
             raise ValueError(f"mal_scale must be temperature or batch, got {self.mal_scale!r}")
         if self.alignment_reduction not in ("sum", "mean"):
@@ -255,6 +262,62 @@ class LossSettings:
         loss, names = ALIGNMENT_LOSSES[self.alignment_loss]
         values = {"reduction": self.alignment_reduction, **vars(self)}
         return loss(similarity, labels, **{name: values[name] for name in names})
+
+
+def alignment_terms(
+    settings: LossSettings,
+    labels: Tensor,
+    global_features: tuple[Tensor, Tensor],
+    local_features: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Compute the weighted terms that compare all pairs of a batch: `alignment_global`, `alignment_local`.
+
+    Args:
+        settings: Kinds, weights and constants.
+        labels: Identities, `(batch,)`; with several processes those of all.
+        global_features: Of texts and images, each `(batch, D)`.
+        local_features: Of texts and images, each `(batch, F)`; None without FLFR.
+    """
+    features = {"alignment_global": global_features}
+    if local_features is not None:
+        features["alignment_local"] = local_features
+    return {
+        name: settings.alignment_weight * settings.alignment(cosine_similarity(text, image), labels)
+        for name, (text, image) in features.items()
+    }
+
+
+def prediction_terms(
+    settings: LossSettings,
+    labels: Tensor,
+    *,
+    identity_logits: tuple[Tensor, Tensor] | None = None,
+    mlm_logits: Tensor | None = None,
+    mlm_labels: Tensor | None = None,
+    pair_count: float | Tensor | None = None,
+    masked_count: float | Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Compute the weighted terms that are means over pairs and over masked tokens: `identity`, `mlm`.
+
+    Over the parts of a batch they add up to the term of the whole, if the counts are those of the whole.
+
+    Args:
+        settings: Weights.
+        labels: Identities, `(batch,)`.
+        identity_logits: Of texts and images, each `(batch, C)`; None without identity classifier.
+        mlm_logits: `(masked, vocabulary)`; None without masked language modelling.
+        mlm_labels: `(batch, length)`, -100 where nothing is predicted.
+        pair_count: Pairs that the identity loss is a mean of; None: those here.
+        masked_count: Masked tokens that the MLM loss is a mean of; None: those here.
+    """
+    terms = {}
+    if identity_logits is not None:
+        text, image = identity_logits
+        terms["identity"] = settings.identity_weight * identity_loss(image, text, labels, count=pair_count)
+    if mlm_logits is not None and mlm_labels is not None:
+        loss = masked_language_modelling_loss(mlm_logits, mlm_labels, count=masked_count)
+        terms["mlm"] = settings.mlm_weight * loss
+    return terms
 
 
 def loss_terms(
@@ -282,14 +345,6 @@ def loss_terms(
         Some of `alignment_global`, `alignment_local`, `identity` and `mlm`. A weight of 0 keeps its term, times 0, so that
         every parameter has a gradient in distributed training.
     """
-    terms = {
-        "alignment_global": settings.alignment_weight * settings.alignment(cosine_similarity(*global_features), labels)
-    }
-    if local_features is not None:
-        similarity = cosine_similarity(*local_features)
-        terms["alignment_local"] = settings.alignment_weight * settings.alignment(similarity, labels)
-    if identity_logits is not None:
-        terms["identity"] = settings.identity_weight * identity_loss(*identity_logits, labels)
-    if mlm_logits is not None and mlm_labels is not None:
-        terms["mlm"] = settings.mlm_weight * masked_language_modelling_loss(mlm_logits, mlm_labels)
-    return terms
+    return alignment_terms(settings, labels, global_features, local_features) | prediction_terms(
+        settings, labels, identity_logits=identity_logits, mlm_logits=mlm_logits, mlm_labels=mlm_labels
+    )

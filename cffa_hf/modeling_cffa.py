@@ -23,6 +23,7 @@ from transformers.models.clip.modeling_clip import (
 from transformers.utils import ModelOutput, logging
 
 from .configuration_cffa import CFFAConfig
+from .layers_cffa import Linear, QuickGELU, encoder_layer
 
 logger = logging.get_logger(__name__)
 
@@ -159,25 +160,6 @@ class PooledAttentionLayer(CLIPEncoderLayer):
         return scores.softmax(dim=-1).mean(dim=1)
 
 
-class QuickGELU(nn.Module):
-    """CLIP's activation `x * sigmoid(1.702 x)`, written with the fused SiLU.
-
-    The stock one keeps three tensors for the backward pass and makes twice as many passes over memory.
-    """
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Apply the activation to a tensor of any shape."""
-        return F.silu(hidden_states * 1.702).mul_(1 / 1.702)
-
-
-def encoder_layer(config, layer_class: type[CLIPEncoderLayer] = CLIPEncoderLayer) -> CLIPEncoderLayer:
-    """Build a CLIP encoder layer with the fused activation."""
-    layer = layer_class(config)
-    if config.hidden_act == "quick_gelu":
-        layer.mlp.activation_fn = QuickGELU()
-    return layer
-
-
 def clip_encoder(config) -> CLIPEncoder:
     """Build CLIP's encoder with the pooled attention row read in its last layer."""
     encoder = CLIPEncoder(config)
@@ -247,10 +229,10 @@ class FineGrainedRefinement(nn.Module):
     def __init__(self, input_dim: int, local_dim: int, selected: int):
         super().__init__()
         self.selected = selected
-        self.linear = nn.Linear(input_dim, local_dim)
-        self.mlp_in = nn.Linear(input_dim, local_dim // 2)
+        self.linear = Linear(input_dim, local_dim)
+        self.mlp_in = Linear(input_dim, local_dim // 2)
         self.batch_norm = nn.BatchNorm1d(local_dim // 2)
-        self.mlp_out = nn.Linear(local_dim // 2, local_dim)
+        self.mlp_out = Linear(local_dim // 2, local_dim)
 
     def forward(self, tokens: Tensor, saliency: Tensor, mask: Tensor | None = None) -> Tensor:
         """Make one local feature `(B, F)` of each row of tokens.
@@ -280,11 +262,12 @@ class FineGrainedRefinement(nn.Module):
     def refine(self, tokens: Tensor) -> Tensor:
         """Map unit tokens `(n, D)` to `(n, F)`."""
         hidden = self.mlp_in(tokens)
-        if self.training and len(hidden) == 1:  # one token has no variance: use the running statistics
-            norm = self.batch_norm
+        norm = self.batch_norm
+        if self.training and len(hidden) == 1 and type(norm) is nn.BatchNorm1d:
+            # One token has no variance: use the running statistics. (A norm over several processes has more tokens.)
             hidden = F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
-            hidden = self.batch_norm(hidden)
+            hidden = norm(hidden)
         return self.linear(tokens) + self.mlp_out(F.relu(hidden))
 
 
@@ -304,14 +287,14 @@ class CrossModalReasoning(nn.Module):
             eos_token_id=config.text_config.eos_token_id,
             hidden_act="quick_gelu",
         )
-        layer_config._attn_implementation = config._attn_implementation
+        layer_config._attn_implementation = "sdpa"  # which takes the mask below; no attention is read here
         self.num_heads = config.cross_modal_heads
         self.text_norm = nn.LayerNorm(width)
         self.image_norm = nn.LayerNorm(width)
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
         self.layers = nn.ModuleList([encoder_layer(layer_config) for _ in range(config.cross_modal_layers)])
         self.post_norm = nn.LayerNorm(width)
 
@@ -342,10 +325,10 @@ class MaskedLanguageModellingHead(nn.Module):
 
     def __init__(self, width: int, vocabulary_size: int):
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.activation = QuickGELU()
         self.norm = nn.LayerNorm(width)
-        self.decoder = nn.Linear(width, vocabulary_size)
+        self.decoder = Linear(width, vocabulary_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(masked, D)` to `(masked, V)`."""
@@ -390,7 +373,8 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
             width = module.q_proj.in_features
             for linear in (module.q_proj, module.k_proj, module.v_proj):
                 init.normal_(linear.weight, std=width**-0.5 * factor)
-            init.normal_(module.out_proj.weight, std=width**-0.5 * (2 * len(module.layers)) ** -0.5 * factor)
+            layers = max(1, len(module.layers))
+            init.normal_(module.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5 * factor)
         elif isinstance(module, MaskedLanguageModellingHead):
             width = module.dense.in_features
             init.normal_(module.dense.weight, std=(2 * width) ** -0.5 * factor)
@@ -417,7 +401,8 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
             name_or_path: Name on the Hub or folder of a CLIPModel of any size.
             image_size: Height and width of the images in pixels. Square positions are resized once, here.
             stride: Step between patches in pixels; None: the patch size.
-            context_length: Most tokens in a caption; None: as in the checkpoint.
+            context_length: Most tokens in a caption; None: as in the checkpoint. Fewer: the first positions are kept;
+                more: they are stretched.
             text_attention_dropout: Dropout in the text encoder's attention, in training.
             dtype: Type of the weights.
             **config: More fields of CFFAConfig (`select_ratio`, `local_dim`, `num_identities`, ...).
@@ -450,7 +435,7 @@ def clip_to_cffa_config(
 
 @torch.no_grad()
 def load_clip_weights(model: "CFFAModel", weights: dict[str, Tensor]) -> None:
-    """Copy the weights of a CLIPModel into a CFFAModel, resizing both position tables where they differ.
+    """Copy the weights of a CLIPModel into a CFFAModel, fitting both position tables.
 
     Raises:
         ValueError: If a weight that both should have is missing or has another shape.
@@ -461,7 +446,9 @@ def load_clip_weights(model: "CFFAModel", weights: dict[str, Tensor]) -> None:
     side = round((len(weights[square]) - 1) ** 0.5)
     weights[square] = resize_positions(weights[square], (side, side), config.grid_size)
     text = "text_model.embeddings.position_embedding.weight"
-    weights[text] = resize_positions(weights[text], (len(weights[text]), 1), (config.context_length, 1))
+    if config.context_length > len(weights[text]):
+        weights[text] = resize_positions(weights[text], (len(weights[text]), 1), (config.context_length, 1))
+    weights[text] = weights[text][: config.context_length]  # in a shorter context the words keep their positions
     fresh, unexpected = model.load_state_dict(weights, strict=False)
     lost = [name for name in fresh if not name.startswith(("image_refinement.", "text_refinement."))]
     if lost or unexpected:
@@ -483,8 +470,8 @@ class CFFAModel(CFFAPreTrainedModel):
         super().__init__(config)
         self.vision_model = CFFAVisionEncoder(config)
         self.text_model = CFFATextEncoder(config.text_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.image_refinement = self.text_refinement = None
         if config.use_flfr:
             sizes = config.projection_dim, config.local_dim
@@ -583,15 +570,16 @@ class CFFAModel(CFFAPreTrainedModel):
         """
         if input_ids is None and pixel_values is None:
             raise ValueError("give input_ids (captions), pixel_values (images) or both")
-        output = CFFAOutput()
+        image_embeds = image_global = image_local = text_embeds = text_global = text_local = similarity = None
         if pixel_values is not None:
-            output.image_global, output.image_local, _ = self.encode_images(pixel_values)
-            output.image_embeds = combine_features(output.image_global, output.image_local)
+            image_global, image_local, _ = self.encode_images(pixel_values)
+            image_embeds = combine_features(image_global, image_local)
         if input_ids is not None:
-            output.text_global, output.text_local, _, _ = self.encode_captions(input_ids, attention_mask)
-            output.text_embeds = combine_features(output.text_global, output.text_local)
-        if output.image_embeds is not None and output.text_embeds is not None:
-            output.similarity = output.text_embeds @ output.image_embeds.T
+            text_global, text_local, _, _ = self.encode_captions(input_ids, attention_mask)
+            text_embeds = combine_features(text_global, text_local)
+        if image_embeds is not None and text_embeds is not None:
+            similarity = text_embeds @ image_embeds.T
+        output = CFFAOutput(image_embeds, text_embeds, similarity, image_global, image_local, text_global, text_local)
         return output if return_dict is not False else output.to_tuple()
 
 
@@ -603,7 +591,7 @@ class CFFAForPreTraining(CFFAPreTrainedModel):
         self.cffa = CFFAModel(config)
         self.identity_classifier = self.cross_modal = self.mlm_head = None
         if config.use_identity:
-            self.identity_classifier = nn.Linear(config.projection_dim, config.num_identities)
+            self.identity_classifier = Linear(config.projection_dim, config.num_identities)
         if config.use_mlm:
             self.cross_modal = CrossModalReasoning(config)
             self.mlm_head = MaskedLanguageModellingHead(config.projection_dim, config.text_config.vocab_size)
@@ -648,15 +636,18 @@ class CFFAForPreTraining(CFFAPreTrainedModel):
         """
         image_global, image_local, image_tokens = self.cffa.encode_images(pixel_values)
         text_global, text_local, text_tokens, text_mask = self.cffa.encode_captions(input_ids, attention_mask)
+        image_embeds = combine_features(image_global, image_local)
+        text_embeds = combine_features(text_global, text_local)
+        # Optional fields are added in their order, which is that of the tuple.
         output = CFFAOutput(
-            image_embeds=combine_features(image_global, image_local),
-            text_embeds=combine_features(text_global, text_local),
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            similarity=text_embeds @ image_embeds.T,
             image_global=image_global,
             image_local=image_local,
             text_global=text_global,
             text_local=text_local,
         )
-        output.similarity = output.text_embeds @ output.image_embeds.T
         if self.identity_classifier is not None:
             output.image_identity_logits = self.identity_classifier(image_global)
             output.text_identity_logits = self.identity_classifier(text_global)

@@ -9,15 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SchedulerType, speed_metrics
 from transformers.training_args import OptimizerNames
 
+from cffa_hf.adapters import save_embedding_model, training_model
 from cffa_hf.arguments import CFFATrainingArguments
+from cffa_hf.batch_loss import BatchLoss
 from cffa_hf.data.collator import TrainingTransform
+from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
+from cffa_hf.distributed import process_count, synchronise_batch_norm
+from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluationCallback, RetrievalEvaluator
-from cffa_hf.losses import loss_terms
-from cffa_hf.modeling_cffa import CFFAForPreTraining
+from cffa_hf.gradient_cache import ChosenTokens, cached_backward
+from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
+from cffa_hf.monitoring import TrainingMonitor
+from cffa_hf.safety import SafeTrainer, TrainingStopped, explained_writes, last_good
 
 
 def parameter_groups(model: CFFAForPreTraining, args: CFFATrainingArguments) -> list[dict[str, Any]]:
@@ -27,12 +35,13 @@ def parameter_groups(model: CFFAForPreTraining, args: CFFATrainingArguments) -> 
     and MLM head: five times, biases too. Local features: a rate of their own. No bias decays.
 
     Args:
-        model: The training model, not wrapped.
+        model: The training model, not wrapped except by PEFT.
         args: Rates, factors and the decay.
 
     Returns:
         Groups with `params`, `lr`, `weight_decay` and `name` (which part of the model, weights or biases).
     """
+    model = training_model(model)
     cross_modal: set[int] = set()
     if model.cross_modal is not None:
         norms = (model.cross_modal.text_norm, model.cross_modal.image_norm, model.cross_modal.post_norm)
@@ -81,7 +90,24 @@ def warmup_cosine_factor(epoch: float, *, warmup_epochs: float, total_epochs: fl
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-class CFFATrainer(Trainer):
+class SamplerEpochCallback(TrainerCallback):
+    """Tell the sampler which epoch begins.
+
+    The stock loader forgets to when several processes resume in the middle of an epoch.
+    """
+
+    def __init__(self, trainer: "CFFATrainer"):
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the epoch, counted from 0."""
+        if self.trainer._train_sampler is not None:
+            self.trainer._train_sampler.set_epoch(int(state.epoch or 0))
+
+
+class CFFATrainer(SafeTrainer):
     """Train a CFFAForPreTraining on pairs and evaluate retrieval.
 
     Args:
@@ -99,10 +125,20 @@ class CFFATrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.training_transform = training_transform
         self.add_callback(RetrievalEvaluationCallback)
-        self._term_sums: dict[str, Tensor] = {}
-        self._term_counts = 0
+        self.monitor = TrainingMonitor()
+        self.add_callback(self.monitor)
         self._batch_of_step = (-1, 0)
         self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
+        self._train_sampler: ShuffleSampler | IdentitySampler | None = None
+        self.add_callback(SamplerEpochCallback(self))
+        if self.args.sync_batch_norm and process_count() > 1:
+            synchronise_batch_norm(self.model)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.cached_batch_size is not None and (sharded or self.args.n_gpu > 1):
+            raise InputError(
+                "cached_batch_size works with one process per device, not with FSDP, DeepSpeed or several devices in one "
+                "process; start the run with torchrun or accelerate launch --multi_gpu"
+            )
 
     def batch_generator(self) -> torch.Generator:
         """Make the random generator of the next batch.
@@ -119,9 +155,44 @@ class CFFATrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Corrupt the batch on the training device, then train on it."""
+        """Corrupt the batch on the training device, then train on it, at once or in chunks."""
+        self.monitor.add_images(len(inputs["person_labels"]))
         inputs = self.training_transform(self._prepare_inputs(inputs), self.batch_generator())
+        if not training_model(self.accelerator.unwrap_model(model)).config.use_mlm:
+            inputs = {name: value for name, value in inputs.items() if not name.startswith(("mlm", "masked"))}
+        if self.args.cached_batch_size is not None:
+            return self._cached_step(model, inputs, self.args.cached_batch_size)
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Any], chunk_size: int) -> Tensor:
+        """Train on a batch that is encoded in chunks; the gradient is that of the whole batch."""
+        model.train()
+        loss = BatchLoss.of(self.args, inputs)
+        accumulated = self.current_gradient_accumulation_steps
+
+        def batch_terms(tokens: ChosenTokens) -> dict[str, Tensor]:
+            with self.accelerator.autocast():
+                local = tokens.refined(training_model(self.accelerator.unwrap_model(model)))
+            return loss.alignment((tokens.text_global, tokens.image_global), local)
+
+        def chunk_terms(output: CFFAOutput, chunk: dict[str, Any]) -> dict[str, Tensor]:
+            if output.mlm_logits is not None:
+                self.monitor.add_accuracy(output.mlm_logits, chunk["mlm_labels"])
+            return loss.predictions(output, chunk["person_labels"], chunk.get("mlm_labels"))
+
+        terms = cached_backward(
+            model,
+            inputs,
+            chunk_size,
+            batch_terms=batch_terms,
+            chunk_terms=chunk_terms,
+            backward=self.accelerator.backward,
+            backward_scale=lambda: 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale(),
+            divisor=accumulated,
+            without_sync=lambda: self.accelerator.no_sync(model),
+        )
+        self.monitor.add_terms(self.state.global_step + 1, terms)
+        return torch.stack(list(terms.values())).sum() / accumulated
 
     def compute_loss(
         self,
@@ -138,41 +209,45 @@ class CFFATrainer(Trainer):
             return_outputs: Whether the model's output is returned beside the loss.
             num_items_in_batch: Not used: the terms are not averaged over tokens.
         """
-        config = self.accelerator.unwrap_model(model).config
-        labels = inputs.pop("person_labels")
-        if not config.use_mlm:
-            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
-        output = model(**inputs)
-        terms = loss_terms(
-            self.args,
-            labels,
-            global_features=(output.text_global, output.image_global),
-            local_features=(output.text_local, output.image_local) if config.use_flfr else None,
-            identity_logits=(output.text_identity_logits, output.image_identity_logits)
-            if config.use_identity
-            else None,
-            mlm_logits=output.mlm_logits,
-            mlm_labels=inputs.get("mlm_labels"),
-        )
-        self._remember(terms)
+        batch_loss = BatchLoss.of(self.args, inputs)
+        output = model(**{name: value for name, value in inputs.items() if name != "person_labels"})
+        local = None if output.text_local is None else (output.text_local, output.image_local)
+        terms = batch_loss.alignment((output.text_global, output.image_global), local)
+        terms |= batch_loss.predictions(output, inputs["person_labels"], inputs.get("mlm_labels"))
+        self.monitor.add_terms(self.state.global_step + 1, terms)
+        if output.mlm_logits is not None:
+            self.monitor.add_accuracy(output.mlm_logits, inputs["mlm_labels"])
         loss = torch.stack(list(terms.values())).sum()
         return (loss, output) if return_outputs else loss
 
-    def _remember(self, terms: dict[str, Tensor]) -> None:
-        """Add terms to the sums that the next log entry averages, without waiting for the device."""
-        for name, value in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach()
-        self._term_counts += 1
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the batches of a step; how long is logged."""
+        with self.monitor.waiting():
+            return super().get_batch_samples(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last training entry; they sum to `loss`."""
-        if "loss" in logs and self._term_counts:
-            names = list(self._term_sums)
-            means = torch.stack([self._term_sums[name] for name in names]) / self._term_counts
-            means = self.accelerator.reduce(means, reduction="mean").tolist()
-            logs |= {f"loss_{name}": value for name, value in zip(names, means, strict=True)}
-            self._term_sums, self._term_counts = {}, 0
+        """Add to a training entry what `TrainingMonitor` collected since the last one, and the temperature.
+
+        Raises:
+            TrainingStopped: If a loss or the gradient is not finite; nothing has been saved since then.
+        """
+        problem = None
+        if "loss" in logs:
+            logs |= self.monitor.read(lambda values: self.accelerator.reduce(values, "mean"), self.args.world_size)
+            uses_scale = self.args.alignment_loss in ("info_nce", "sdm")
+            logs["temperature"] = 1 / self.args.logit_scale if uses_scale else self.args.temperature
+            # With fp16 a gradient that overflows is part of the game: the step is skipped and the scale lowered.
+            problem = self.monitor.complaint(logs, check_gradient=self.accelerator.scaler is None)
         super().log(logs, start_time)
+        if problem is not None:
+            raise TrainingStopped(
+                f"{problem}: lower learning_rate or refinement_learning_rate, lengthen warmup_epochs, set max_grad_norm "
+                f"1, or compute with precision float32; {last_good(self.run_folder)}."
+            )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.monitor.pausing():
+            super()._save_checkpoint(model, trial)
 
     def evaluate(
         self,
@@ -200,7 +275,7 @@ class CFFATrainer(Trainer):
         start = time.time()
         evaluator = self._evaluator(eval_dataset)
         model = self.accelerator.unwrap_model(self.model)
-        with self.accelerator.autocast():
+        with self.monitor.pausing(), self.accelerator.autocast():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator(model).items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(evaluator.images) + len(evaluator.captions))
         self.log(metrics)
@@ -222,15 +297,28 @@ class CFFATrainer(Trainer):
         return self._evaluators[id(rows)][1]
 
     def save_published(self, output_dir: str | None = None) -> None:
-        """Save what is published: the embedding model without the training heads, and the processor.
+        """Save what is published: the embedding model without the training heads, adapters merged, and the processor.
 
         Args:
             output_dir: None: that of the run.
         """
         if self.args.should_save:
-            output_dir = output_dir or self.args.output_dir
-            self.accelerator.unwrap_model(self.model).base_model.save_pretrained(output_dir)
-            self.processing_class.save_pretrained(output_dir)
+            output_dir = output_dir or self.run_folder
+            with explained_writes("the model", output_dir, self.run_folder):
+                save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir)
+                self.processing_class.save_pretrained(output_dir)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """Draw pairs as `sampler` says, in the same order for every number of processes."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if self.args.sampler == "identity":
+            batch_size = self.args.train_batch_size * self.args.world_size
+            labels, captions = dataset.person_labels, self.args.captions_per_identity
+            self._train_sampler = IdentitySampler(labels, batch_size, captions, seed)
+        else:
+            self._train_sampler = ShuffleSampler(len(dataset), seed)
+        return self._train_sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer over `parameter_groups`; Adam as published unless another one is asked for."""

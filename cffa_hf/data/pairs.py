@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from cffa_hf.data.images import read_image
 from cffa_hf.data.processor import encode_captions
+from cffa_hf.errors import InputError
 
 Sample = dict[str, Any]
 
@@ -19,10 +20,11 @@ Sample = dict[str, Any]
 class ImageDataset(Dataset[Sample]):
     """Each image once, in the order of the rows: `{"pixel_values": (3, height, width) uint8, "person_id": int}`.
 
-    Images are read and resized when a sample is asked for, in the process that asks.
+    Images are read and resized when a sample is asked for, in the process that asks; or their pixels are taken from the
+    column that `cache_images` of `cffa_hf.data.image_cache` adds.
 
     Args:
-        rows: one split in the dataset form (columns `image` and `person_id` are used).
+        rows: one split in the dataset form (columns `image` and `person_id` are used, `image_id` in messages).
         image_size: height and width to which images are resized, exactly as the processor of this package does.
 
     Attributes:
@@ -34,6 +36,9 @@ class ImageDataset(Dataset[Sample]):
         if images.features["image"].decode:  # as a dataset loaded from the Hub has it
             images = images.cast_column("image", datasets.Image(decode=False))
         self._images = images
+        column = pixel_column(image_size)
+        self._pixels = rows.select_columns([column]).with_format("arrow") if column in rows.column_names else None
+        self._row_numbers = np.asarray(rows["image_id"][:]) if "image_id" in rows.column_names else None
         self.image_size = image_size
         self.person_ids = np.asarray(rows["person_id"][:], dtype=np.int64)
 
@@ -41,8 +46,19 @@ class ImageDataset(Dataset[Sample]):
         return len(self.person_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        pixels = load_pixels(self._images[int(index)]["image"], self.image_size)
-        return {"pixel_values": pixels, "person_id": int(self.person_ids[index])}
+        return {"pixel_values": self._read(int(index)), "person_id": int(self.person_ids[index])}
+
+    def _read(self, index: int) -> torch.Tensor:
+        if self._pixels is not None:
+            content = self._pixels[index].column(0)[0].as_buffer()
+            pixels = np.frombuffer(content, dtype=np.uint8).reshape(3, *self.image_size)
+            return torch.from_numpy(pixels.copy())
+        try:
+            return load_pixels(self._images[index]["image"], self.image_size)
+        except InputError as error:
+            raise InputError(
+                f"row {index if self._row_numbers is None else self._row_numbers[index]}: {error}"
+            ) from error
 
 
 class CaptionDataset(Dataset[Sample]):
@@ -123,6 +139,11 @@ class PairDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         image = self.images[int(self.captions.rows[index])]
         return {**image, **self.captions[index], "person_label": int(self.person_labels[index])}
+
+
+def pixel_column(image_size: Sequence[int]) -> str:
+    """Name the column of resized pixels, `(3, height, width)` uint8, of one image size."""
+    return "pixels_{}x{}".format(*image_size)
 
 
 def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:

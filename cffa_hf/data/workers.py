@@ -1,0 +1,45 @@
+"""Processes that load data: they leave signals to the main process, and their errors come back as one sentence."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from cffa_hf.errors import InputError
+
+
+class SignalsLeftToMain:
+    """A `worker_init_fn` that makes a loading process ignore SIGTERM and SIGINT, which reach whole process groups.
+
+    Otherwise the loaders die first, and the main process with them, before it can save. A SIGTERM from the main process
+    itself still ends them. Where the sender of a signal cannot be known (macOS), only SIGINT is ignored.
+
+    Args:
+        then: Another `worker_init_fn` to call.
+    """
+
+    def __init__(self, then: Callable[[int], None] | None = None) -> None:
+        self.then = then
+        self.main_process = os.getpid()
+
+    def __call__(self, worker_id: int) -> None:
+        """Prepare the process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=self._obey_main, daemon=True).start()
+        if self.then is not None:
+            self.then(worker_id)
+
+    def _obey_main(self) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.main_process:
+            continue
+        os._exit(0)
+
+
+def plain_error(error: InputError) -> InputError:
+    """Take the sentence of an InputError out of the traceback that a `DataLoader` puts around it."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return error
+    return InputError(text.rpartition(f"{InputError.__name__}: ")[2].strip())

@@ -1,0 +1,389 @@
+"""Publishing on the Hub: a model, a dataset or the metric, each as one folder that becomes one commit."""
+
+import argparse
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Image
+from datasets.table import InMemoryTable, embed_table_storage
+from huggingface_hub import CommitInfo, RepoCard
+from safetensors import SafetensorError
+from transformers import CLIPProcessor
+
+from cffa_hf.card_text import known_format, licence_warning
+from cffa_hf.cards import (
+    RESULTS,
+    TRAINING_PICTURE,
+    dataset_card,
+    first_picture,
+    model_card,
+    read_notes,
+    read_record,
+    shows_benchmark,
+)
+from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.errors import InputError
+from cffa_hf.hub_client import check_repo_id, commit_folder, open_repository, read_readme
+from cffa_hf.modeling_cffa import CFFAModel
+from cffa_hf.provenance import quiet_loading, weights_digest
+from cffa_hf.run_record import RUN_RECORD, count_split, draw_training_curves, is_rendered, public_name
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parent
+SHARD_BYTES = 256 * 2**20
+TRAVELLING_CODE = ("configuration_cffa.py", "layers_cffa.py", "modeling_cffa.py")
+PICTURES = ("*ranking.png", "*cmc.png")
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", RUN_RECORD, RESULTS, TRAINING_PICTURE, *PICTURES)
+SPACES = {"metric": PACKAGE / "person_retrieval"}
+
+
+def publish_model(
+    checkpoint: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    commit_message: str = "Publish model",
+) -> CommitInfo:
+    """Publish a run's folder or one of its checkpoints in one commit.
+
+    Args:
+        checkpoint: Folder with config, weights and processor.
+        repo_id: `owner/name`, or a name of one's own. It is made if it is not there.
+        private: Whether it is made private; an existing repository stays what it is.
+        revision: Branch; it is made if it is not there. None: main.
+        create_pr: Open a pull request instead of changing the branch.
+        token: None: the one of `hf auth login` or HF_TOKEN.
+        commit_message: Title of the commit.
+
+    Raises:
+        InputError: If there is no whole model, no token, or no permission, or the Hub cannot be reached.
+    """
+    source = check_checkpoint(checkpoint)
+    repository = open_repository(repo_id, private=private, revision=revision, create_pr=create_pr, token=token)
+    with new_folder() as folder:
+        readme = read_readme(repository.name, "model", revision=revision, token=token)
+        write_model_folder(source, folder, repository.name, readme=readme, private=repository.private)
+        return commit_folder(
+            folder,
+            repository.name,
+            "model",
+            owned=MODEL_FILES,
+            revision=revision,
+            create_pr=create_pr,
+            token=token,
+            commit_message=commit_message,
+        )
+
+
+def dry_run_model(checkpoint: str | Path, out: str | Path, repo_id: str, *, private: bool = False) -> None:
+    """Write into a folder exactly what `publish_model` would commit.
+
+    The Hub is only asked for the notes of a card that is there already; where it cannot be reached, the card is new.
+
+    Args:
+        checkpoint: As for `publish_model`.
+        out: Folder; a former dry run in it is replaced.
+        repo_id: As for `publish_model`.
+        private: As for `publish_model`.
+
+    Raises:
+        InputError: If there is no whole model, or the folder holds something else.
+    """
+    source, out = check_checkpoint(checkpoint), Path(out).expanduser()
+    check_repo_id(repo_id)
+    try:
+        readme = read_readme(repo_id, "model")
+    except InputError as error:
+        logger.info(f"No earlier card: {error}")
+        readme = None
+    with new_folder() as folder:
+        write_model_folder(source, folder, repo_id, readme=readme, private=private)
+        replace_folder(folder, out, mark="config.json", taboo=source)
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """Make an empty folder that is gone afterwards, readable to others like any folder (temporary ones are not)."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "out"
+        folder.mkdir()
+        yield folder
+
+
+def replace_folder(source: Path, out: Path, *, mark: str, taboo: Path | None = None) -> None:
+    """Copy a folder to where only an earlier copy, which has the file `mark` and a card, may be.
+
+    Raises:
+        InputError: If there is something else.
+    """
+    if taboo and out.resolve() in (taboo.resolve(), *taboo.resolve().parents):
+        raise InputError(f"{out}: the dry run would overwrite {taboo}; give another folder.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not ((out / mark).exists() and (out / "README.md").is_file()) or (out / ".git").exists():
+            raise InputError(f"{out}: is not empty and no earlier dry run; give another folder, or remove this one.")
+        shutil.rmtree(out)
+    shutil.copytree(source, out, dirs_exist_ok=True)
+
+
+def check_checkpoint(checkpoint: str | Path) -> Path:
+    """Return the folder of a checkpoint.
+
+    Raises:
+        InputError: If config or weights are missing.
+    """
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{checkpoint}: there is no such folder; give the folder of a run or of a checkpoint.")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: there is no config.json, so this is no checkpoint; give the folder that has one.")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: there are no weights (model.safetensors); train first, or give another folder.")
+    return folder
+
+
+def write_model_folder(
+    source: Path, out: Path, repo_id: str, *, readme: str | None = None, private: bool = False
+) -> None:
+    """Write the folder that is published: embedding model, processor, code, records, pictures and card.
+
+    Args:
+        source: Run's folder or checkpoint. Out of a training checkpoint the embedding model is taken.
+        out: An empty folder.
+        repo_id: Named in the card.
+        readme: Card that is on the Hub now. Its notes and its owner's metadata are kept; without one, those of
+            `source/README.md`.
+        private: Whether pictures of a benchmark's people may be in it.
+
+    Raises:
+        InputError: If weights or processor are not whole, or a record is damaged.
+    """
+    try:
+        with quiet_loading():
+            loaded: Any = CFFAModel.from_pretrained(source, output_loading_info=True)
+            processor = CLIPProcessor.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{source}: no CFFA model with its processor can be loaded from there ({reason}).") from error
+    model, loading = loaded
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        lost = ", ".join(sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))[:3])
+        raise InputError(f"{source}: the weights are not whole ({lost} ...); give a checkpoint that holds all of them.")
+    # A checkpoint that came from the Hub may point to the code of the repository it came from.
+    model.config.auto_map = dict(CFFAConfig().auto_map)
+    for where in ("is_local", "local_files_only"):  # how it was loaded here is nothing to publish
+        processor.tokenizer.init_kwargs.pop(where, None)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    for name in TRAVELLING_CODE:
+        shutil.copyfile(PACKAGE / name, out / name)
+    copy_records(source, out, private=private)
+    local = source / "README.md"
+    if readme is None and local.is_file():
+        readme = local.read_text(encoding="utf-8")
+    notes, kept = notes_and_metadata(readme, repo_id)
+    model_card(out, repo_id, notes=notes, kept=kept).save(out / "README.md")
+
+
+def copy_records(source: Path, out: Path, *, private: bool) -> None:
+    """Copy the records of training and evaluation and their pictures, and draw the training's curves.
+
+    Results of other weights stay behind, and so do pictures of a benchmark's people unless publishing is private.
+    """
+    record = next((folder / RUN_RECORD for folder in (source, source.parent) if (folder / RUN_RECORD).is_file()), None)
+    if record:
+        read_record(record)
+        shutil.copyfile(record, out / RUN_RECORD)
+    curves = read_record(source / "trainer_state.json").get("log_history")
+    if isinstance(curves, list):
+        draw_training_curves(curves, out / TRAINING_PICTURE)
+    results = read_record(source / RESULTS)
+    if not results:
+        return
+    checkpoint = results.get("checkpoint")
+    digest = checkpoint.get("weights_sha256") if isinstance(checkpoint, dict) else None
+    if digest is not None and digest != weights_digest(source):
+        logger.warning(f"{source / RESULTS} is left out: it was measured on other weights; run run_eval.py again.")
+        return
+    shutil.copyfile(source / RESULTS, out / RESULTS)
+    for pattern in PICTURES:
+        picture = first_picture(source, pattern)
+        if picture and pattern == "*ranking.png" and not private and shows_benchmark(out):
+            logger.warning(f"{picture} is left out: it shows images of a benchmark that may not be passed on.")
+        elif picture:
+            shutil.copyfile(source / picture, out / picture)
+
+
+def notes_and_metadata(readme: str | None, source: str) -> tuple[str, Mapping[str, Any]]:
+    """Split an earlier card into a person's notes and its metadata.
+
+    Raises:
+        InputError: If the marks round the notes are broken.
+    """
+    if not readme:
+        return "", {}
+    notes = read_notes(readme, f"the README.md of {source}")
+    if notes is None:
+        logger.warning(
+            f"The README.md of {source} has no marks for notes and is replaced; its history keeps the old one."
+        )
+    return notes or "", RepoCard(readme, ignore_metadata_errors=True).data.to_dict()
+
+
+def publish_space(kind: str, repo_id: str, *, private: bool | None = None, token: str | None = None) -> CommitInfo:
+    """Publish a Space of this package, so far the `evaluate` metric.
+
+    Args:
+        kind: One of `SPACES`.
+        repo_id: As for `publish_model`.
+        private: As for `publish_model`.
+        token: As for `publish_model`.
+
+    Raises:
+        InputError: As `publish_model`.
+    """
+    repository = open_repository(repo_id, "space", private=private, token=token)
+    with new_folder() as folder:
+        write_space_folder(kind, folder)
+        return commit_folder(folder, repository.name, "space", token=token, commit_message=f"Publish {kind}")
+
+
+def write_space_folder(kind: str, out: Path) -> None:
+    """Write the folder of a Space, with the few modules of this package that its page imports."""
+    shutil.copytree(SPACES[kind], out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "__init__.py"))
+    (out / "requirements.txt").write_text("torch\nnumpy\ndatasets\nevaluate\n", encoding="utf-8")
+    (out / PACKAGE.name).mkdir()
+    (out / PACKAGE.name / "__init__.py").write_text(
+        '"""The part of cffa_hf that this page needs."""\n', encoding="utf-8"
+    )
+    for name in ("errors.py", "metrics.py"):
+        shutil.copyfile(PACKAGE / name, out / PACKAGE.name / name)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `push-dataset` to the command line of the package."""
+    parser = subparsers.add_parser(
+        "push-dataset",
+        help="publish a dataset on the Hub",
+        description="Publish a dataset as Parquet files with the images inside, privately unless told otherwise: the "
+        "licences of the benchmarks do not allow them to be passed on.",
+    )
+    parser.add_argument("dataset", help="cuhk_pedes, icfg_pedes, rstpreid, or a folder")
+    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the benchmark's folder")
+    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
+    parser.add_argument(
+        "--dry-run", metavar="OUT", help="write the folder that would be published, and publish nothing"
+    )
+    parser.add_argument("--public", action="store_true", help="let everybody see it: only if you may pass it on")
+    parser.set_defaults(run=run_push_dataset)
+
+
+def run_push_dataset(arguments: argparse.Namespace) -> None:
+    """Say what will be done, then publish the dataset.
+
+    Raises:
+        InputError: If the data cannot be read, or as `publish_model`.
+    """
+    data = load_person_dataset(arguments.dataset, arguments.dataset_root, validation_identities=0)
+    name, rendered = str(public_name(arguments.dataset)), is_rendered(arguments.dataset, arguments.dataset_root)
+    warning = "" if rendered else licence_warning(known_format(name))
+    images = sum(map(len, data.values()))
+    who = "for everybody to see" if arguments.public else "privately"
+    where = f"to the folder {arguments.dry_run}" if arguments.dry_run else f"{who} as {arguments.repo_id}"
+    print(f"{warning}\nThese {images:,} images and their captions now go {where}.".strip(), file=sys.stderr, flush=True)
+    if arguments.dry_run:
+        check_repo_id(arguments.repo_id)
+        with new_folder() as folder:
+            write_dataset_folder(data, folder, name, arguments.repo_id, rendered=rendered)
+            replace_folder(folder, Path(arguments.dry_run), mark="data")
+        print(f"{arguments.dry_run} holds what would be published as {arguments.repo_id}")
+    else:
+        print(publish_dataset(data, name, arguments.repo_id, rendered=rendered, public=arguments.public).commit_url)
+
+
+def publish_dataset(
+    data: DatasetDict,
+    name: str,
+    repo_id: str,
+    *,
+    rendered: bool = False,
+    public: bool = False,
+    token: str | None = None,
+) -> CommitInfo:
+    """Publish a dataset in one commit, privately unless told otherwise.
+
+    Args:
+        data: Splits in the dataset form.
+        name: What the dataset is called in a config.
+        repo_id: As for `publish_model`.
+        rendered: Whether the people do not exist.
+        public: Whether everybody may see it.
+        token: As for `publish_model`.
+
+    Raises:
+        InputError: If the repository is there and public, but `public` is not said; or as `publish_model`.
+    """
+    repository = open_repository(repo_id, "dataset", private=not public, token=token)
+    if not (public or repository.private):
+        raise InputError(
+            f"{repository.name} is public already: say --public if these images may be passed on, or make it private "
+            "first."
+        )
+    with new_folder() as folder:
+        readme = read_readme(repository.name, "dataset", token=token)
+        write_dataset_folder(data, folder, name, repository.name, rendered=rendered, readme=readme)
+        return commit_folder(
+            folder,
+            repository.name,
+            "dataset",
+            owned=["data/*.parquet"],
+            token=token,
+            commit_message="Publish dataset",
+        )
+
+
+def write_dataset_folder(
+    data: DatasetDict, out: Path, name: str, repo_id: str, *, rendered: bool, readme: str | None = None
+) -> None:
+    """Write a dataset's Parquet files, images inside, and its card into an empty folder.
+
+    Args:
+        data: Splits in the dataset form.
+        out: An empty folder.
+        name: What the dataset is called in a config.
+        repo_id: Named in the card.
+        rendered: Whether the people do not exist.
+        readme: Card that is on the Hub now; its notes and its owner's metadata are kept.
+    """
+    (out / "data").mkdir()
+    for split, rows in data.items():
+        shards = shard_bounds(rows)
+        for number, (begin, end) in enumerate(shards):
+            shard = rows.select(range(begin, end)).cast_column("image", Image())
+            table = embed_table_storage(shard.with_format("arrow")[:])
+            path = out / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+            Dataset(InMemoryTable(table), info=shard.info).to_parquet(path)
+    notes, kept = notes_and_metadata(readme, repo_id)
+    counts = {str(split): count_split(rows) for split, rows in data.items()}
+    dataset_card(counts, name, repo_id, rendered=rendered, notes=notes, kept=kept).save(out / "README.md")
+
+
+def shard_bounds(rows: Dataset) -> list[tuple[int, int]]:
+    """Divide the rows of a split into files of about `SHARD_BYTES`."""
+    bounds, begin, size = [], 0, 0
+    for index, image in enumerate(rows["image"]):
+        size += len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
+        if size >= SHARD_BYTES or index == len(rows) - 1:
+            bounds.append((begin, index + 1))
+            begin, size = index + 1, 0
+    return bounds

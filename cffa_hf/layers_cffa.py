@@ -1,0 +1,147 @@
+"""Layers of CFFA that compute what the stock ones do, in less time and memory. This file travels with published models.
+
+All have the weights, the names and the results of the layers they stand for; where a fast road is not open (another
+device, another type, a compiler at work), they take the stock one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
+
+# On processors that are not Intel's, MKL multiplies float32 matrices with half of AVX-512's width; oneDNN does not.
+ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+ONEDNN_OPERATIONS = 2**23  # below, the call costs more than it saves
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute `x @ weight.T + bias` in oneDNN, without a gradient."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """Linear map whose three matrix products, forward and backward, run in oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute `x @ weight.T + bias`."""
+        ctx.save_for_backward(x, weight)
+        return onednn_linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of x, weight and bias that are wanted."""
+        x, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)  # (n, out)
+        to_x = onednn_linear(gradient, weight.T) if ctx.needs_input_grad[0] else None
+        to_weight = onednn_linear(rows.T, x.flatten(0, -2).T) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight, rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+
+
+class Linear(nn.Linear):
+    """A linear layer; large float32 products on the CPU run in oneDNN instead of MKL."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., in)` to `(..., out)`."""
+        if (
+            ONEDNN
+            and x.device.type == "cpu"
+            and x.dtype == self.weight.dtype == torch.float32
+            and x.dim() > 1
+            and x.numel() * self.out_features >= ONEDNN_OPERATIONS
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+        ):
+            return OneDNNLinear.apply(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+
+class QuickGELU(nn.Module):
+    """CLIP's activation `x * sigmoid(1.702 x)`, written with the fused SiLU.
+
+    The stock one keeps three tensors for the backward pass and makes twice as many passes over memory.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Apply the activation to a tensor of any shape."""
+        return F.silu(hidden_states * 1.702).mul_(1 / 1.702)
+
+
+class RecomputedAttention(torch.autograd.Function):
+    """Attention without mask whose weights are computed again for the backward pass instead of being kept.
+
+    Shapes: queries, keys and values `(B, heads, N, d)`.
+    """
+
+    @staticmethod
+    def weights(queries: Tensor, keys: Tensor) -> Tensor:
+        """Compute attention weights `(B, heads, N, N)`; queries are scaled."""
+        return (queries @ keys.transpose(-1, -2)).softmax(dim=-1)
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return `(B, heads, N, d)`."""
+        with torch.autocast("cpu", enabled=False):
+            queries = queries * queries.shape[-1] ** -0.5
+            ctx.save_for_backward(queries, keys, values)
+            return RecomputedAttention.weights(queries, keys) @ values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of queries, keys and values."""
+        queries, keys, values = ctx.saved_tensors
+        weights = RecomputedAttention.weights(queries, keys)
+        to_weights = gradient @ values.transpose(-1, -2)
+        to_scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        to_queries = (to_scores @ keys) * queries.shape[-1] ** -0.5
+        return to_queries, to_scores.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ gradient
+
+
+class ImageAttention(CLIPAttention):
+    """CLIP's attention among image tokens; recomputed under bf16 autocast on the CPU, where the fused kernel is slow."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs):
+        """Return attended states `(B, N, width)`, and the weights if the chosen implementation keeps them."""
+        if (
+            hidden_states.device.type != "cpu"
+            or not torch.is_autocast_enabled("cpu")
+            or torch.get_autocast_dtype("cpu") != torch.bfloat16
+            or self.config._attn_implementation != "sdpa"
+            or attention_mask is not None
+            or (self.training and self.dropout)
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+        ):
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        heads = [
+            projection(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        ]
+        return self.out_proj(RecomputedAttention.apply(*heads).transpose(1, 2).flatten(2)), None
+
+
+def encoder_layer(
+    config: CLIPTextConfig | CLIPVisionConfig, layer_class: type[CLIPEncoderLayer] = CLIPEncoderLayer
+) -> CLIPEncoderLayer:
+    """Build a stock encoder layer with the activation, attention and products of this file."""
+    layer = layer_class(config)
+    for module in layer.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+    if isinstance(config, CLIPVisionConfig):
+        layer.self_attn.__class__ = ImageAttention
+    if config.hidden_act == "quick_gelu":
+        layer.mlp.activation_fn = QuickGELU()
+    return layer
+
+
+__all__ = ["ImageAttention", "Linear", "QuickGELU", "encoder_layer"]

@@ -1,0 +1,183 @@
+"""Open a checkpoint for evaluation or search, and say where it and its results come from."""
+
+import hashlib
+import json
+import logging as standard_logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPProcessor, PreTrainedModel
+from transformers.utils import logging
+
+from cffa_hf.errors import InputError
+from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
+from cffa_hf.version import VERSION
+
+SELECTIONS = ("validation", "last epoch", "test", "unknown")
+PACKAGES = ("torch", "transformers", "datasets", "huggingface_hub", "tokenizers", "safetensors", "pillow", "numpy")
+
+
+@dataclass
+class Checkpoint:
+    """A model that is ready to embed, and what is known about it.
+
+    Attributes:
+        name: what the user called it, a folder or a name on the Hub.
+        folder: where its files lie.
+        model: in evaluation mode, on its device.
+        processor: its processor.
+        commit: commit on the Hub; None for a folder.
+        weights_sha256: digest of its weight files.
+        selected_on: what chose it among the checkpoints of its run, one of `SELECTIONS`.
+    """
+
+    name: str
+    folder: Path
+    model: CFFAModel
+    processor: CLIPProcessor
+    commit: str | None
+    weights_sha256: str
+    selected_on: str
+
+    @property
+    def output_dir(self) -> Path:
+        """Return where results go by default: beside the weights, or below `outputs` for a model of the Hub."""
+        return Path("outputs") / self.name.replace("/", "--") if self.commit else self.folder
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what identifies the checkpoint, as `results.json` holds it; of a folder only its name, no path."""
+        name = self.name if self.commit else self.folder.resolve().name
+        return {"name": name, "commit": self.commit, "weights_sha256": self.weights_sha256}
+
+
+def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool = False) -> Checkpoint:
+    """Load a published model or a training checkpoint, from a folder or the Hub.
+
+    Args:
+        name: folder, or name on the Hub.
+        device: as torch names it; None: a GPU if there is one.
+        heads: load the training model of a training checkpoint, with its cross-modal layers.
+
+    Raises:
+        InputError: if it is not there, or no CFFA model.
+    """
+    folder, commit = _locate(str(name))
+    model_class: type[PreTrainedModel] = CFFAForPreTraining if heads else CFFAModel
+    try:
+        with quiet_loading():
+            model = model_class.from_pretrained(folder)
+            processor = CLIPProcessor.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{name}: no CFFA model can be loaded from there ({reason}).") from error
+    try:
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = model.to(target).eval()  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu.") from error
+    return Checkpoint(str(name), folder, model, processor, commit, weights_digest(folder), read_selection(folder))
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep the loader from reporting the training heads that an embedding model has no use for."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(standard_logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 of the weight files of a folder; of a single file it is what the Hub shows for it."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_selection(folder: Path) -> str:
+    """Find out what chose this checkpoint among those of its run, from `trainer_state.json`.
+
+    The best one on the validation split says "validation", another one "last epoch", and one without such a record
+    "unknown". A run may note its best step and yet end with its last: where the best checkpoint still lies beside, the
+    weights are compared.
+    """
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "unknown"
+    best = state.get("best_model_checkpoint")
+    if not best:
+        return "last epoch"
+    best_name = Path(best).name
+    if folder.name.startswith("checkpoint-"):
+        return "validation" if folder.name == best_name else "last epoch"
+    kept = folder / best_name
+    if not kept.is_dir() or state.get("best_global_step") == state.get("global_step"):
+        return "validation"
+    return "validation" if _same_weights(folder, kept) else "last epoch"
+
+
+def _same_weights(published: Path, training: Path) -> bool:
+    """Compare one weight that every step changes."""
+    name = "visual_projection.weight"
+    try:
+        with safe_open(str(published / "model.safetensors"), "pt") as file:
+            one = file.get_tensor(name)
+        with safe_open(str(training / "model.safetensors"), "pt") as file:
+            other = file.get_tensor(f"{CFFAForPreTraining.base_model_prefix}.{name}")
+    except (OSError, SafetensorError):
+        return True
+    return torch.equal(one, other)
+
+
+def _locate(name: str) -> tuple[Path, str | None]:
+    """Return the folder of a checkpoint, downloaded if need be, and its commit on the Hub."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"{name}: there is no config.json, so this is no checkpoint; give the folder that has one."
+            )
+        return folder, None
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt"]
+        downloaded = Path(snapshot_download(name, allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"{name}: neither a folder here nor a model that can be had from the Hub.") from error
+    return downloaded, downloaded.name
+
+
+def dataset_fingerprint(rows: datasets.Dataset) -> str:
+    """Return 16 hexadecimal digits that stand for identities, captions and image files of a split, in their order."""
+    digest = hashlib.sha256()
+    for row in rows.select_columns(["image", "captions", "person_id"]):
+        image = row["image"]
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        digest.update(hashlib.blake2b(content).digest())
+        digest.update(json.dumps([row["person_id"], row["captions"]], ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this package and of those that a result may depend on."""
+    versions = {"cffa_hf": VERSION}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

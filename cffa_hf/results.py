@@ -1,0 +1,143 @@
+"""The results of an evaluation: one entry a split, and `results.json`."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cffa_hf.errors import InputError
+from cffa_hf.metrics import MatchRanks, retrieval_metrics
+from cffa_hf.provenance import Checkpoint, package_versions
+from cffa_hf.significance import bootstrap_confidence, paired_test
+from cffa_hf.tables import DIRECTIONS, METRICS
+
+FORMAT = 1
+FILE_NAME = "results.json"
+
+
+def split_entry(
+    dataset: str, split: str, fingerprint: str, text_to_image: MatchRanks, image_to_text: MatchRanks
+) -> dict[str, Any]:
+    """Make the entry of one split.
+
+    Args:
+        dataset: its name.
+        split: its name.
+        fingerprint: of the split.
+        text_to_image: ranks with the captions as queries.
+        image_to_text: ranks with the images as queries.
+
+    Returns:
+        `dataset`, `split`, `fingerprint`, `counts` (`identities`, `images`, `captions`, and `excluded_captions` and
+        `excluded_images`, the queries without a match), `text_to_image` and `image_to_text` (percent).
+
+    Raises:
+        InputError: if no query has a match.
+    """
+    entry: dict[str, Any] = {"dataset": dataset, "split": split, "fingerprint": fingerprint}
+    entry["counts"] = {
+        "identities": len(image_to_text.query_ids.unique()),
+        "images": text_to_image.gallery_size,
+        "captions": image_to_text.gallery_size,
+        "excluded_captions": text_to_image.excluded_queries,
+        "excluded_images": image_to_text.excluded_queries,
+    }
+    for direction, ranks in zip(DIRECTIONS, (text_to_image, image_to_text), strict=True):
+        metrics = retrieval_metrics(ranks)
+        entry[direction] = {name: metrics[name] for name in METRICS}
+    return entry
+
+
+def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Write entries of splits into `results.json`; those of the same weights that are there already stay.
+
+    Args:
+        folder: where the file is to be.
+        checkpoint: what was evaluated.
+        entries: key of each entry and the entry: `dataset`, `split`, `fingerprint`, `counts`, both directions' metrics.
+
+    Returns:
+        What the file now holds.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    path = folder / FILE_NAME
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "checkpoint": checkpoint.to_dict(),
+        "selected_on": checkpoint.selected_on,
+        "splits": {**_earlier_splits(path, checkpoint), **entries},
+        "versions": package_versions(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
+    return results
+
+
+def entry_key(earlier: Mapping[str, Any], dataset: str, split: str) -> str:
+    """Name an entry: by its split alone for the first dataset, by dataset and split for every other one.
+
+    Args:
+        earlier: entries that are there already.
+        dataset: name of the dataset.
+        split: name of the split.
+    """
+    main = next((entry["dataset"] for key, entry in earlier.items() if "/" not in key), dataset)
+    return split if dataset == main else f"{dataset}/{split}"
+
+
+def read_splits(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the entries that `results.json` of a folder holds for these weights, none if there is no such file."""
+    return _earlier_splits(folder / FILE_NAME, checkpoint)
+
+
+def _earlier_splits(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = found["format"] == FORMAT and found["checkpoint"]["weights_sha256"] == checkpoint.weights_sha256
+        return dict(found["splits"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def confidence_entry(text_to_image: MatchRanks, image_to_text: MatchRanks) -> dict[str, Any]:
+    """Return both ends of each metric's 95% bootstrap interval, by direction; identities are drawn."""
+    entry: dict[str, Any] = {"level": 95}
+    for direction, ranks in zip(DIRECTIONS, (text_to_image, image_to_text), strict=True):
+        intervals = bootstrap_confidence(ranks)
+        entry[direction] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
+    return entry
+
+
+def comparison_entry(
+    other: Checkpoint, theirs: tuple[MatchRanks, MatchRanks], ours: tuple[MatchRanks, MatchRanks]
+) -> dict[str, Any]:
+    """Compare with another checkpoint on the same queries.
+
+    Args:
+        other: that checkpoint.
+        theirs: its ranks, text-to-image and image-to-text.
+        ours: the ranks of the evaluated checkpoint.
+
+    Returns:
+        `other` (the checkpoint), and by direction and metric `other`, `this`, `difference`, `low`, `high`, `p_value`.
+
+    Raises:
+        InputError: if queries or gallery differ.
+    """
+    entry: dict[str, Any] = {"other": other.to_dict()}
+    for direction, their_ranks, our_ranks in zip(DIRECTIONS, theirs, ours, strict=True):
+        values = retrieval_metrics(their_ranks), retrieval_metrics(our_ranks)
+        entry[direction] = {
+            name: {"other": values[0][name], "this": values[1][name], **asdict(difference)}
+            for name, difference in paired_test(their_ranks, our_ranks).items()
+        }
+    return entry

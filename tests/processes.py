@@ -1,0 +1,111 @@
+"""Real training processes for tests: `run_train.py` in a process of its own that can be killed.
+
+A fork server imports the libraries once, so that each process starts in a fraction of a second.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONTEXT = multiprocessing.get_context("forkserver")
+SETTINGS = {
+    "dataset": "cuhk_pedes",
+    "check_images": "false",
+    "init_from": "null",
+    "image_size": "[48, 24]",
+    "patch_size": 12,
+    "hidden_size": 64,
+    "num_layers": 2,
+    "projection_dim": 64,
+    "local_dim": 32,
+    "cross_modal_layers": 1,
+    "context_length": 40,
+    "vocabulary_size": 600,
+    "text_attention_dropout": 0.2,
+    "precision": "float32",
+    "use_cpu": "true",
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 3,
+    "warmup_epochs": 1,
+    "learning_rate": "1e-3",
+    "adam_epsilon": "1e-8",
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "load_best_model_at_end": "false",
+    "disable_tqdm": "true",
+}
+
+
+def run_script(script: str, words: list[str], log: str, group: bool) -> None:
+    """Become the script, in the child process."""
+    if group:
+        os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was started from a shell
+    sys.argv = [script, *words]
+    sys.path.insert(0, str(REPOSITORY))
+    runpy.run_path(script, run_name="__main__")
+
+
+class Run:
+    """A running training process.
+
+    Args:
+        folder: its output_dir; the config and what it prints stand beside it.
+        data: root of the demo dataset.
+        group: whether it leads a process group of its own.
+        **settings: changes of `SETTINGS`.
+    """
+
+    def __init__(self, folder: Path, data: Path, *, group: bool = False, **settings: object):
+        self.folder, self.log = folder, folder.with_suffix(f".{time.monotonic_ns()}.log")
+        config = folder.with_suffix(".yaml")
+        values = SETTINGS | {"dataset_root": data, "output_dir": folder} | settings
+        config.write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
+        os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1")
+        CONTEXT.set_forkserver_preload(["tests.preload"])
+        words = ["--config", str(config)]
+        self.process = CONTEXT.Process(
+            target=run_script, args=(str(REPOSITORY / "run_train.py"), words, str(self.log), group)
+        )
+        self.process.start()
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Poll tightly until something holds or the process has ended."""
+        end = time.monotonic() + seconds
+        while not condition() and self.process.is_alive():
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.001)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until the log entry of a step has been printed."""
+        self.wait_for(lambda: self.output().count("'loss':") >= step)
+
+    def kill(self, number: int) -> None:
+        """Send a signal to the process, if it has not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, number)
+
+    def end(self, seconds: float = 90) -> int:
+        """Wait for the end; the exit code, negative after a signal."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, self.output()
+        return self.process.exitcode
+
+    def history(self) -> list[dict]:
+        """The log of a finished run."""
+        return json.loads((self.folder / "trainer_state.json").read_text())["log_history"]

@@ -1,0 +1,118 @@
+import json
+import warnings
+
+import pytest
+import torch
+from PIL import Image
+
+from cffa_hf.data.images import read_image
+from cffa_hf.errors import InputError
+from cffa_hf.gallery import Gallery, embed_sentence, find_images
+from tests.tiny import person_rows, tiny_model, tiny_processor
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return person_rows(identities=3)
+
+
+@pytest.fixture(scope="module")
+def processor(rows):
+    return tiny_processor(rows)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model().base_model
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    for row in rows:
+        path = tmp_path / "people" / f"camera {row['image_id'] % 2}" / row["file_path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        read_image(row["image"]).save(path)
+    (tmp_path / "people" / "notes.txt").write_text("not an image")
+    return tmp_path / "people"
+
+
+def test_a_sentence_ranks_a_folder_by_the_models_own_scores(rows, processor, model, folder):
+    gallery = Gallery.from_folder(model, processor, folder, progress=False)
+    results = gallery.search("A person in a RED shirt", k=4)
+    assert len(gallery) == len(rows)
+    assert len(results) == 4
+    assert [result.score for result in results] == sorted((result.score for result in results), reverse=True)
+    best = results[0]
+    pixels = processor(images=read_image(best.path), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = model.get_image_features(pixels)[0] @ embed_sentence(model, processor, "a person in a red shirt")
+    assert best.score == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_query_is_cleaned_like_a_caption(processor, model):
+    clean = embed_sentence(model, processor, "red shirt & trousers")
+    assert torch.equal(clean, embed_sentence(model, processor, "  Red   shirt &amp;amp; TROUSERS\n"))
+    assert clean.norm() == pytest.approx(1, abs=1e-5)
+    assert torch.isfinite(embed_sentence(model, processor, "red " * 500)).all()
+
+
+def test_rows_make_a_gallery_too(rows, processor, model, folder):
+    from_rows = Gallery.from_images(model, processor, rows["image"][:], rows["file_path"][:], progress=False)
+    from_folder = Gallery.from_folder(model, processor, folder, progress=False)
+    order = {path.rpartition("/")[2]: place for place, path in enumerate(from_folder.paths)}
+    again = from_folder.embeddings[[order[path] for path in from_rows.paths]]
+    torch.testing.assert_close(from_rows.embeddings, again, atol=1e-5, rtol=0)
+
+
+def test_a_saved_gallery_answers_alike(processor, model, folder, tmp_path):
+    gallery = Gallery.from_folder(model, processor, folder, progress=False)
+    gallery.save(tmp_path / "saved")
+    again = Gallery.load(tmp_path / "saved", model, processor)
+    assert again.search("blue top", 3) == gallery.search("blue top", 3)
+    assert not list(tmp_path.glob("saved/*.pkl"))
+
+
+def test_another_models_gallery_is_refused(processor, model, folder, tmp_path):
+    Gallery.from_folder(model, processor, folder, progress=False).save(tmp_path / "saved")
+    with pytest.raises(InputError, match="another model"):
+        Gallery.load(tmp_path / "saved", tiny_model(seed=1).base_model, processor)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 7, "paths": []}', '{"format": 1, "paths": ["a"]}'])
+def test_a_broken_gallery_is_refused(processor, model, folder, tmp_path, content):
+    Gallery.from_folder(model, processor, folder, progress=False).save(tmp_path / "saved")
+    (tmp_path / "saved" / "gallery.json").write_text(content)
+    with pytest.raises(InputError):
+        Gallery.load(tmp_path / "saved", model, processor)
+
+
+def test_unreadable_images_are_left_out_by_name(processor, model, folder):
+    (folder / "broken.jpg").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"1 of 7 images left out.*broken\.jpg"):
+        gallery = Gallery.from_folder(model, processor, folder, progress=False)
+    assert len(gallery) == 6
+    with warnings.catch_warnings(), pytest.raises(InputError, match="None of the 1 images"):
+        Gallery.from_images(model, processor, [folder / "broken.jpg"], ["broken.jpg"], progress=False)
+
+
+def test_mistakes_are_one_sentence(processor, model, folder, tmp_path):
+    gallery = Gallery.from_folder(model, processor, folder, progress=False)
+    for sentence, k in (("  ", 1), ("red", 0)):
+        with pytest.raises(InputError):
+            gallery.search(sentence, k)
+    with pytest.raises(InputError, match="no such folder"):
+        find_images(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image below"):
+        find_images(tmp_path / "empty")
+    with pytest.raises(InputError, match="one for each"):
+        Gallery(model, processor, gallery.embeddings[:, :4], gallery.paths)
+
+
+def test_more_results_than_images(processor, model, tmp_path):
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (20, 50), "red").save(tmp_path / "one" / "A.JPG")
+    gallery = Gallery.from_folder(model, processor, tmp_path / "one", progress=False)
+    assert len(gallery.search("red", 10)) == 1
+    gallery.save(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "gallery.json").read_text())["paths"] == [str(tmp_path / "one" / "A.JPG")]
