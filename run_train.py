@@ -49,9 +49,7 @@ def main() -> None:
     tokenizer = processor.tokenizer
     train = PairDataset(data["train"], tokenizer, config.image_size, config.context_length)
     if len(train) < args.train_batch_size * args.world_size and args.dataloader_drop_last:
-        warnings.warn(
-            f"only {len(train)} pairs, less than a batch: dataloader_drop_last is off", stacklevel=1
-        )
+        warnings.warn(f"only {len(train)} pairs, less than a batch: dataloader_drop_last is off", stacklevel=1)
         args.dataloader_drop_last = False
     if "validation" not in data:
         args.eval_strategy, args.load_best_model_at_end = "no", False

@@ -1,16 +1,17 @@
 """Time a training step of CFFA against a plain implementation of the same equations, on the same weights and captions.
 
 The plain step is what most codes of the field do: attention weights computed and kept in all layers, quick GELU as
-x * sigmoid(1.702 x), captions always at the full context and encoded twice, vocabulary scores at all places. Ours is the
-forward pass of CFFAForPreTraining with losses.loss_terms. Both run forward and backward, without optimizer and without
-text dropout, so that their losses must agree (checked in float32, 1e-4 relative). Weights and images are random; captions
-have lengths like real ones, 20 to 40 tokens, 30 on average.
+x * sigmoid(1.702 x), captions always at the full context and encoded twice, vocabulary scores at all places. Ours is
+the forward pass of CFFAForPreTraining with losses.loss_terms. Both run forward and backward, without optimizer and
+without text dropout, so that their losses must agree (checked in float32, 1e-4 relative). Weights and images are
+random; captions have lengths like real ones, 20 to 40 tokens, 30 on average.
 
-Times: all variants take turns in one process, the fastest step of each counts. Memory: each variant runs in a process of its
-own; the peak of one step above weights and gradients. Arithmetic: floating-point operations of matrix products, attention
-and convolution, counted while a step runs. `peak` is the share of the fastest large matrix product measured in the same
-run, in the same precision. `ratio` is images/s over those of the plain step in the same precision, `to f32` over those of
-the plain float32 step.
+Times: all variants take turns in one process, the fastest step of each counts. `CPU s` is processor time, which tells
+more on a machine that does other work besides; `CPU ratio` compares it with the plain step's in the same precision.
+Memory: each variant runs in a process of its own; the peak of one step above weights and gradients, `memory` compares
+it with the plain step's. Arithmetic: floating-point operations of matrix products, attention and convolution, counted
+while a step runs. `peak` is the share of the fastest large matrix product measured in the same run and precision.
+`ratio` is images/s over those of the plain step in the same precision, `to f32` over those of the plain float32 step.
 
     python benchmarks/training.py --batch-sizes 8 16 --precision float32 bf16
     python benchmarks/training.py --device cuda --batch-sizes 64 256
@@ -33,6 +34,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.layers_cffa import ONEDNN, Linear
 from cffa_hf.losses import LossSettings, loss_terms
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
@@ -87,24 +89,20 @@ def compare(model: CFFAForPreTraining, batch_size: int, options: argparse.Namesp
     shown = ", ".join(f"{way} {value:.6f}" for way, value in losses.items())
     print(f"losses equal in float32: {shown}; gradient norms differ by {gradients:.0e} (relative)")
     print("matrix product peak: " + ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items()))
-    title = (
-        "| precision | way | images/s | s/step | CPU s | ratio | to f32 | GFLOP/pair | GFLOP/s | peak | MiB | memory |"
-    )
-    print(title, "|" + " --- |" * (title.count("|") - 1), sep="\n")
+    titles = ["precision", "way", "images/s", "ratio", "to f32", "s/step", "CPU s", "CPU ratio"]
+    titles += ["GFLOP/pair", "GFLOP/s", "peak", "MiB", "memory"]
+    print(f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles), sep="\n")
     for way, precision in variants:
-        speed = batch_size / seconds[way, precision]
-        ratio = seconds["plain", precision] / seconds[way, precision]
-        to_float32 = "-"
-        if "float32" in options.precision:
-            to_float32 = f"{seconds['plain', 'float32'] / seconds[way, precision]:.2f}x"
-        rate = operations[way] / seconds[way, precision]
-        share = memory[way, precision] / memory["plain", precision]
-        print(
-            f"| {precision} | {way} | {speed:.2f} | {seconds[way, precision]:.3f} | {processor[way, precision]:.3f} | {ratio:.2f}x "
-            f"| {to_float32} | {operations[way] / batch_size / 1e9:.1f} | {rate / 1e9:.0f} | {rate / peaks[precision]:.0%} "
-            f"| {memory[way, precision] / 2**20:.0f} | {share:.2f}x |",
-            flush=True,
-        )
+        variant, plain = (way, precision), ("plain", precision)
+        rate = operations[way] / seconds[variant]
+        cells = [
+            *(precision, way, f"{batch_size / seconds[variant]:.2f}", f"{seconds[plain] / seconds[variant]:.2f}x"),
+            f"{seconds['plain', 'float32'] / seconds[variant]:.2f}x" if "float32" in options.precision else "-",
+            *(f"{seconds[variant]:.3f}", f"{processor[variant]:.3f}", f"{processor[plain] / processor[variant]:.2f}x"),
+            *(f"{operations[way] / batch_size / 1e9:.1f}", f"{rate / 1e9:.0f}", f"{rate / peaks[precision]:.0%}"),
+            *(f"{memory[variant] / 2**20:.0f}", f"{memory[variant] / memory[plain]:.2f}x"),
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def make_model(options: argparse.Namespace) -> CFFAForPreTraining:
@@ -115,14 +113,8 @@ def make_model(options: argparse.Namespace) -> CFFAForPreTraining:
         sizes = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 128}
         text = {**sizes, "vocab_size": 600}
         vision = {**sizes, "patch_size": 16, "image_size": [64, 32]}
-        config = CFFAConfig(
-            text_config=text,
-            vision_config=vision,
-            projection_dim=64,
-            local_dim=32,
-            cross_modal_layers=1,
-            num_identities=40,
-        )
+        widths = {"projection_dim": 64, "local_dim": 32, "cross_modal_layers": 1}
+        config = CFFAConfig(text_config=text, vision_config=vision, num_identities=40, **widths)
     config.text_config.attention_dropout = 0.0  # the losses are compared
     return CFFAForPreTraining(config).to(options.device).train()
 
@@ -172,9 +164,11 @@ class PlainStep:
         self.attentions: list[Tensor] = []  # of all layers, kept as the published implementation does
 
     def linear(self, x: Tensor, name: str) -> Tensor:
+        """Linear layer by the name of its weights."""
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def norm(self, x: Tensor, name: str) -> Tensor:
+        """Layer norm by the name of its weights."""
         return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], 1e-5)
 
     def attend(self, queries: Tensor, context: Tensor, name: str, heads: int, mask: Tensor | None) -> Tensor:
@@ -329,18 +323,21 @@ def check_equal(model: CFFAForPreTraining, batch: Batch) -> tuple[dict[str, floa
     return losses, abs(norms["ours"] / norms["plain"] - 1), operations
 
 
-def attention_operations(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> int:
-    """Count both products of one attention."""
-    batch, heads, length, width = query
-    return 2 * batch * heads * length * key[-2] * (width + value[-1])
+def attention_operations(queries: tuple[int, ...], keys: tuple[int, ...], products: int) -> int:
+    """Count the products of one attention, each `(B, heads, N, d)` by `(B, heads, d, M)` or as large."""
+    return 2 * math.prod(queries) * keys[-2] * products
 
 
-def attention_forward(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return attention_operations(query, key, value)
+def attention_forward(queries, keys, values, *args, out_shape=None, **kwargs) -> int:
+    return attention_operations(queries, keys, 2)
 
 
-def attention_backward(grad_out, query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return attention_operations(query, key, value) * 5 // 2  # five products: the scores are computed again
+def attention_backward(gradient, queries, keys, values, *args, out_shape=None, **kwargs) -> int:
+    return attention_operations(queries, keys, 5)  # scores are computed once more
+
+
+def linear_forward(x, weight, *args, out_shape=None, **kwargs) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 # What torch's counter does not know.
@@ -348,6 +345,8 @@ FLOP_COUNTS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
 }
+if ONEDNN:
+    FLOP_COUNTS[torch.ops.mkldnn._linear_pointwise] = linear_forward
 
 
 def matrix_peak(precision: str, options: argparse.Namespace) -> float:
@@ -355,15 +354,14 @@ def matrix_peak(precision: str, options: argparse.Namespace) -> float:
     size = 256 if options.tiny else 8192 if options.device == "cuda" else 2048
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     a, b = (torch.randn(size, size, device=options.device).to(dtype) for _ in range(2))
-    products = [lambda: a @ b]
+    layer = Linear(size, size, bias=False, device=options.device, dtype=dtype).requires_grad_(False)
     best = math.inf
-    for _ in range(8):
-        for product in products:
-            synchronize(options.device)
-            start = time.perf_counter()
-            product()
-            synchronize(options.device)
-            best = min(best, time.perf_counter() - start)
+    for product in (lambda: a @ b, lambda: layer(a)) * 8:  # torch's own library, and ours
+        synchronize(options.device)
+        start = time.perf_counter()
+        product()
+        synchronize(options.device)
+        best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
 

@@ -17,7 +17,7 @@ def add_parser(subparsers) -> None:
         "--identities",
         type=int,
         nargs=3,
-        default=(700, 50, 100),
+        default=(1100, 50, 100),
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="people in each split",
     )

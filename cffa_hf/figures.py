@@ -223,7 +223,7 @@ def draw_image(
         spine.set(color=color, linewidth=1.8)
     figure.text(
         (left + CELL_WIDTH / 2) / width,
-        (y - 0.06) / height,
+        (top - CELL_HEIGHT - 0.015) / height,
         label,
         fontsize=6.5,
         ha="center",

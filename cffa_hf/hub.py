@@ -14,7 +14,8 @@ from datasets import Dataset, DatasetDict, Image
 from datasets.table import InMemoryTable, embed_table_storage
 from huggingface_hub import CommitInfo, RepoCard
 from safetensors import SafetensorError
-from transformers import CLIPProcessor
+from transformers import CLIPProcessor, TrainingArguments
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from cffa_hf.card_text import known_format, licence_warning
 from cffa_hf.cards import (
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 SHARD_BYTES = 256 * 2**20
-TRAVELLING_CODE = ("configuration_cffa.py", "layers_cffa.py", "modeling_cffa.py")
+MODELLING_CODE = PACKAGE / "modeling_cffa.py"
 PICTURES = ("*ranking.png", "*cmc.png")
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", RUN_RECORD, RESULTS, TRAINING_PICTURE, *PICTURES)
 SPACES = {"metric": PACKAGE / "person_retrieval"}
@@ -84,6 +85,39 @@ def publish_model(
             token=token,
             commit_message=commit_message,
         )
+
+
+def open_run_repository(args: TrainingArguments, *, token: str | None = None, private: bool | None = None) -> str:
+    """Make sure, before a training, that its repository is there and that the token may write.
+
+    Returns:
+        The full name, `owner/name`: `hub_model_id`, or the name of the run's folder.
+
+    Raises:
+        InputError: As `open_repository`.
+    """
+    name = args.hub_model_id or Path(str(args.output_dir)).absolute().name
+    private = args.hub_private_repo if private is None else private
+    return open_repository(name, private=private, token=token or args.hub_token).name
+
+
+def publish_run(
+    args: TrainingArguments, *, token: str | None = None, private: bool | None = None, **options: Any
+) -> CommitInfo:
+    """Publish the folder of a training where its arguments say.
+
+    Args:
+        args: `output_dir`, `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` are read.
+        token: Instead of that of `args`.
+        private: Instead of what `args` say.
+        **options: `revision` and `commit_message` of `publish_model`.
+
+    Raises:
+        InputError: As `publish_model`.
+    """
+    name = open_run_repository(args, token=token, private=private)
+    options["revision"] = options.get("revision") or args.hub_revision
+    return publish_model(str(args.output_dir), name, token=token or args.hub_token, **options)
 
 
 def dry_run_model(checkpoint: str | Path, out: str | Path, repo_id: str, *, private: bool = False) -> None:
@@ -185,8 +219,8 @@ def write_model_folder(
         processor.tokenizer.init_kwargs.pop(where, None)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    for name in TRAVELLING_CODE:
-        shutil.copyfile(PACKAGE / name, out / name)
+    for path in (MODELLING_CODE, *map(Path, get_relative_import_files(MODELLING_CODE))):
+        shutil.copyfile(path, out / path.name)
     copy_records(source, out, private=private)
     local = source / "README.md"
     if readme is None and local.is_file():

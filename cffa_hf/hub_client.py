@@ -113,7 +113,7 @@ def read_readme(repo_id: str, repo_type: str, *, revision: str | None = None, to
             info = api.repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=10)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
-        if "README.md" not in [file.rfilename for file in info.siblings or []]:
+        if not api.file_exists(repo_id, "README.md", repo_type=repo_type, revision=info.sha):
             return None
         path = api.hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=info.sha, local_dir=cache)
         return Path(path).read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ class RecomputedAttention(torch.autograd.Function):
 
 
 class ImageAttention(CLIPAttention):
-    """CLIP's attention among image tokens; recomputed under bf16 autocast on the CPU, where the fused kernel is slow."""
+    """CLIP's attention among image tokens, recomputed under bf16 autocast on the CPU, where the fused one is slow."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs):
         """Return attended states `(B, N, width)`, and the weights if the chosen implementation keeps them."""

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 
 class TrainingMonitor(TrainerCallback):
@@ -156,3 +163,38 @@ class TrainingMonitor(TrainerCallback):
         if check_gradient and not math.isfinite(logs.get("grad_norm", 0.0)):
             return f"the gradient is not finite (norm {logs['grad_norm']}, loss {logs.get('loss', math.nan):.4g})"
         return None
+
+
+def headline(logs: dict[str, float]) -> dict[str, float]:
+    """Leave out of an entry what only trackers and the log history need, for the terminal."""
+    return {name: value for name, value in logs.items() if not name.startswith(("learning_rate_", "temperature"))}
+
+
+class ShortProgress(ProgressCallback):
+    """The Trainer's progress bar, with shorter entries."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print an entry above the bar."""
+        super().on_log(args, state, control, logs=headline(logs or {}), **kwargs)
+
+
+class ShortPrinter(PrinterCallback):
+    """The Trainer's printer for runs without a progress bar, with shorter entries."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print an entry."""
+        super().on_log(args, state, control, logs=headline(logs or {}), **kwargs)

@@ -56,6 +56,8 @@ def explained_writes(what: str, folder: str | Path, output_dir: str | Path) -> I
     # torch.save reports a full disk as RuntimeError, safetensors as its own error.
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if not isinstance(error, OSError):
+            reason = f"not all of it was accepted: {reason}"
         existing = next(parent for parent in (Path(folder), *Path(folder).absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free / 2**20
         raise TrainingStopped(
@@ -141,6 +143,9 @@ class StopOnSignal(TrainerCallback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            # torchrun passes on a signal that has reached the whole process group before, and kills after 30 seconds.
+            if dist.is_available() and dist.is_torchelastic_launched():
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received = number

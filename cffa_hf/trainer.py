@@ -24,7 +24,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluationCallback, RetrievalEvaluator
 from cffa_hf.gradient_cache import ChosenTokens, cached_backward
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
-from cffa_hf.monitoring import TrainingMonitor
+from cffa_hf.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.safety import SafeTrainer, TrainingStopped, explained_writes, last_good
 
 
@@ -127,17 +127,29 @@ class CFFATrainer(SafeTrainer):
         self.add_callback(RetrievalEvaluationCallback)
         self.monitor = TrainingMonitor()
         self.add_callback(self.monitor)
+        for plain, short in ((ProgressCallback, ShortProgress), (PrinterCallback, ShortPrinter)):
+            if self.pop_callback(plain) is not None:
+                self.add_callback(short)
         self._batch_of_step = (-1, 0)
         self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
         self._train_sampler: ShuffleSampler | IdentitySampler | None = None
         self.add_callback(SamplerEpochCallback(self))
         if self.args.sync_batch_norm and process_count() > 1:
             synchronise_batch_norm(self.model)
+        self._refuse_what_sharded_weights_cannot()
+
+    def _refuse_what_sharded_weights_cannot(self) -> None:
+        """Say at once what does not work where the weights are not whole on every process."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if self.args.cached_batch_size is not None and (sharded or self.args.n_gpu > 1):
             raise InputError(
-                "cached_batch_size works with one process per device, not with FSDP, DeepSpeed or several devices in one "
-                "process; start the run with torchrun or accelerate launch --multi_gpu"
+                "cached_batch_size works with one process per device, not with FSDP, DeepSpeed or several devices in "
+                "one process; start the run with torchrun or accelerate launch --multi_gpu"
+            )
+        if self.is_fsdp_enabled and self.args.eval_strategy != "no":
+            raise InputError(
+                "FSDP does not evaluate during training; set eval_strategy no, save_strategy epoch and "
+                "load_best_model_at_end false, and evaluate afterwards with run_eval.py"
             )
 
     def batch_generator(self) -> torch.Generator:

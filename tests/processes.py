@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.tiny import person_rows
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 SETTINGS = {
-    "dataset": "cuhk_pedes",
     "check_images": "false",
     "init_from": "null",
     "image_size": "[48, 24]",
@@ -44,6 +45,19 @@ SETTINGS = {
 }
 
 
+def write_people(folder: Path) -> Path:
+    """Write a dataset of 48 train pairs and 16 validation pairs as a folder with metadata."""
+    folder.mkdir(parents=True)
+    lines = []
+    for row in person_rows(16, 2, first_id=0):
+        (folder / row["file_path"]).write_bytes(row["image"]["bytes"])
+        split = "train" if row["person_id"] < 12 else "validation"
+        entry = {"file_name": row["file_path"], "captions": row["captions"], "person_id": row["person_id"]}
+        lines.append(json.dumps(entry | {"split": split}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
 def run_script(script: str, words: list[str], log: str, group: bool) -> None:
     """Become the script, in the child process."""
     if group:
@@ -62,7 +76,7 @@ class Run:
 
     Args:
         folder: its output_dir; the config and what it prints stand beside it.
-        data: root of the demo dataset.
+        data: folder with the pictures of `write_people`.
         group: whether it leads a process group of its own.
         **settings: changes of `SETTINGS`.
     """
@@ -70,7 +84,7 @@ class Run:
     def __init__(self, folder: Path, data: Path, *, group: bool = False, **settings: object):
         self.folder, self.log = folder, folder.with_suffix(f".{time.monotonic_ns()}.log")
         config = folder.with_suffix(".yaml")
-        values = SETTINGS | {"dataset_root": data, "output_dir": folder} | settings
+        values = SETTINGS | {"dataset": data, "output_dir": folder} | settings
         config.write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
         os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1")
         CONTEXT.set_forkserver_preload(["tests.preload"])

@@ -69,6 +69,8 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", "hf_writer")
         yield hub
@@ -277,7 +279,7 @@ def test_push_that_dies_halfway_can_be_repeated(hub, run, tmp_path):
     hub.break_on = None
     publish_model(run / "published", "tester/model")
     assert repository.files()["model.safetensors"] == (run / "published" / "model.safetensors").read_bytes()
-    assert set(repository.files()) == FILES | {".gitattributes"}
+    assert set(repository.files()) == FILES | {"run.json", ".gitattributes"}
 
 
 @pytest.mark.parametrize(

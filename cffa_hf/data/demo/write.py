@@ -111,7 +111,7 @@ def write_demo_dataset(
     root: str | Path,
     layout: str = "cuhk_pedes",
     *,
-    identities: tuple[int, int, int] = (700, 50, 100),
+    identities: tuple[int, int, int] = (1100, 50, 100),
     images_per_identity: int = 4,
     seed: int = 0,
     workers: int = 2,
