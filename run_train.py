@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import Any
 
 from transformers import set_seed
 
@@ -38,6 +39,7 @@ def main() -> None:
 
     identities = len(set(data["train"]["person_id"]))
     captions = (caption for captions in data["train"]["captions"] for caption in captions)
+    model: Any
     model, processor = starting_model(model_args, captions, identities)
     config = model.config
     if model_args.lora is not None:
@@ -65,7 +67,7 @@ def main() -> None:
             SpecialTokens.from_tokenizer(tokenizer),
             share_masked_captions=data_args.share_masked_captions,
             caption_probability=data_args.caption_corruption,
-            mask_probability=data_args.mlm_probability,
+            mask_probability=data_args.mlm_probability if config.use_mlm else 0.0,
             flip_probability=data_args.flip_probability,
             crop_padding=data_args.crop_padding,
             erasing_probability=data_args.erasing_probability,

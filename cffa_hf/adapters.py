@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining
@@ -65,7 +65,7 @@ def training_model(model: nn.Module) -> CFFAForPreTraining:
     return model.get_base_model() if is_adapted(model) else model  # type: ignore[operator, return-value]
 
 
-def save_embedding_model(model: nn.Module, output_dir: str | Path) -> None:
+def save_embedding_model(model: nn.Module, output_dir: str | Path, weights: dict[str, Tensor] | None = None) -> None:
     """Save the embedding model without the training heads; adapters are merged, and saved beside it in `adapter/`.
 
     The adapter fits the embedding model that the run started from: `PeftModel.from_pretrained(CFFAModel..., folder)`.
@@ -73,9 +73,13 @@ def save_embedding_model(model: nn.Module, output_dir: str | Path) -> None:
     Args:
         model: The training model, perhaps with adapters, not wrapped otherwise.
         output_dir: A folder.
+        weights: Those of the training model where it does not hold them whole itself (FSDP).
     """
     if not is_adapted(model):
-        training_model(model).cffa.save_pretrained(output_dir)
+        trunk = training_model(model).cffa
+        if weights is not None:
+            weights = {name.removeprefix("cffa."): value for name, value in weights.items() if name.startswith("cffa.")}
+        trunk.save_pretrained(output_dir, state_dict=weights)
         return
     merged = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
     merged.cffa.save_pretrained(output_dir)
@@ -93,9 +97,9 @@ def save_embedding_adapter(model: nn.Module, folder: Path) -> None:
         for name, value in peft.get_peft_model_state_dict(model).items()
         if name.startswith(inner)
     }
-    config = copy.deepcopy(model.peft_config["default"])  # type: ignore[index, union-attr]
-    trunk = {name for name, _ in training_model(model).cffa.named_modules()}
-    config.modules_to_save = [name for name in config.modules_to_save or [] if name in trunk]
+    config: Any = copy.deepcopy(model.peft_config["default"])  # type: ignore[index]
+    names = {name for name, _ in training_model(model).cffa.named_modules()}
+    config.modules_to_save = [name for name in config.modules_to_save or [] if name in names]
     config.inference_mode = True
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)

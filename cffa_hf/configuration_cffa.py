@@ -1,5 +1,7 @@
 """Configuration of CFFA. This file travels with published models: it imports only transformers."""
 
+from typing import Any
+
 from transformers.configuration_utils import PreTrainedConfig, strict
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
@@ -36,8 +38,8 @@ class CFFAConfig(PreTrainedConfig):
         "vision_config": CLIPVisionConfig,
     }
 
-    text_config: dict | CLIPTextConfig | None = None
-    vision_config: dict | CLIPVisionConfig | None = None
+    text_config: Any = None  # given as a mapping, a configuration or nothing; a configuration afterwards
+    vision_config: Any = None
     projection_dim: int = 512
     stride: int | None = None
     select_ratio: float | int = 0.3
@@ -76,7 +78,7 @@ class CFFAConfig(PreTrainedConfig):
         if len(size) != 2:
             raise ValueError(f"image_size must be a height and a width, got {size}")
         height, width = size
-        if not 1 <= self.stride <= patch:
+        if self.stride is None or not 1 <= self.stride <= patch:
             raise ValueError(f"stride must be between 1 and the patch size {patch}, got {self.stride}")
         if min(height, width) < patch:
             raise ValueError(f"image_size {height} x {width} is smaller than one patch of {patch} pixels")

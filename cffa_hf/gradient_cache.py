@@ -47,11 +47,14 @@ class ChosenTokens:
 
     def refined(self, model: CFFAForPreTraining) -> tuple[Tensor, Tensor] | None:
         """Make the local features of texts and images, each `(B, F)`, with the model's refinement."""
+        refine_text, refine_image = model.cffa.text_refinement, model.cffa.image_refinement
         if self.text_tokens is None or self.image_tokens is None or self.text_kept is None:
             return None
+        if refine_text is None or refine_image is None:
+            return None
         # All tokens here were chosen already: with equal saliency, all are chosen again.
-        text = model.cffa.text_refinement(self.text_tokens, self.text_kept.float(), self.text_kept)
-        image = model.cffa.image_refinement(self.image_tokens, self.image_tokens.new_zeros(self.image_tokens.shape[:2]))
+        text = refine_text(self.text_tokens, self.text_kept.float(), self.text_kept)
+        image = refine_image(self.image_tokens, self.image_tokens.new_zeros(self.image_tokens.shape[:2]))
         return text, image
 
 
@@ -122,14 +125,14 @@ def joined(parts: list[ChosenTokens]) -> ChosenTokens:
     whole = ChosenTokens(
         torch.cat([part.text_global for part in parts]), torch.cat([part.image_global for part in parts])
     )
-    if parts[0].image_tokens is not None:
-        whole.image_tokens = torch.cat([part.image_tokens for part in parts if part.image_tokens is not None])
-        texts = [(part.text_tokens, part.text_kept) for part in parts]
-        texts = [(tokens, kept) for tokens, kept in texts if tokens is not None and kept is not None]
-        longest = max(tokens.shape[1] for tokens, _ in texts)
-        padded = [(longest - tokens.shape[1], tokens, kept) for tokens, kept in texts]
-        whole.text_tokens = torch.cat([F.pad(tokens, (0, 0, 0, missing)) for missing, tokens, _ in padded])
-        whole.text_kept = torch.cat([F.pad(kept, (0, missing)) for missing, _, kept in padded])
+    images = [part.image_tokens for part in parts if part.image_tokens is not None]
+    texts = [(part.text_tokens, part.text_kept) for part in parts]
+    words = [(tokens, kept) for tokens, kept in texts if tokens is not None and kept is not None]
+    if images:
+        longest = max(tokens.shape[1] for tokens, _ in words)
+        whole.image_tokens = torch.cat(images)
+        whole.text_tokens = torch.cat([F.pad(tokens, (0, 0, 0, longest - tokens.shape[1])) for tokens, _ in words])
+        whole.text_kept = torch.cat([F.pad(kept, (0, longest - kept.shape[1])) for _, kept in words])
     for tensor in whole.with_gradient():
         tensor.requires_grad_()
     return whole

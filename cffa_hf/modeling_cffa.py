@@ -101,7 +101,11 @@ class CFFAVisionEmbeddings(CLIPVisionEmbeddings):
         self.patch_size = self.config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
         self.patch_embedding = nn.Conv2d(
-            self.config.num_channels, self.embed_dim, kernel_size=self.patch_size, stride=config.stride, bias=False
+            self.config.num_channels,
+            self.embed_dim,
+            kernel_size=self.patch_size,
+            stride=config.stride or self.patch_size,
+            bias=False,
         )
         rows, columns = config.grid_size
         self.num_patches = rows * columns

@@ -81,7 +81,7 @@ def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool 
         raise InputError(f"{name}: no CFFA model can be loaded from there ({reason}).") from error
     try:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = model.to(target).eval()  # type: ignore[arg-type]
+        model = model.to(target).eval()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu.") from error
     return Checkpoint(str(name), folder, model, processor, commit, weights_digest(folder), read_selection(folder))

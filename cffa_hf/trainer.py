@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import SchedulerType, speed_metrics
 from transformers.training_args import OptimizerNames
 
-from cffa_hf.adapters import save_embedding_model, training_model
+from cffa_hf.adapters import is_adapted, save_embedding_model, training_model
 from cffa_hf.arguments import CFFATrainingArguments
 from cffa_hf.batch_loss import BatchLoss
 from cffa_hf.data.collator import TrainingTransform
@@ -146,6 +153,8 @@ class CFFATrainer(SafeTrainer):
                 "cached_batch_size works with one process per device, not with FSDP, DeepSpeed or several devices in "
                 "one process; start the run with torchrun or accelerate launch --multi_gpu"
             )
+        if self.is_fsdp_enabled and is_adapted(self.model):
+            raise InputError("lora trains too little to need FSDP, which does not merge adapters; take ddp.yaml")
         if self.is_fsdp_enabled and self.args.eval_strategy != "no":
             raise InputError(
                 "FSDP does not evaluate during training; set eval_strategy no, save_strategy epoch and "
@@ -254,7 +263,7 @@ class CFFATrainer(SafeTrainer):
         if problem is not None:
             raise TrainingStopped(
                 f"{problem}: lower learning_rate or refinement_learning_rate, lengthen warmup_epochs, set max_grad_norm "
-                f"1, or compute with precision float32; {last_good(self.run_folder)}."
+                f"to 1, or compute with precision float32; {last_good(self.run_folder)}."
             )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -314,10 +323,12 @@ class CFFATrainer(SafeTrainer):
         Args:
             output_dir: None: that of the run.
         """
+        # FSDP: every process gives its part of the weights.
+        weights = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
         if self.args.should_save:
             output_dir = output_dir or self.run_folder
             with explained_writes("the model", output_dir, self.run_folder):
-                save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir)
+                save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir, weights)
                 self.processing_class.save_pretrained(output_dir)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
@@ -335,9 +346,9 @@ class CFFATrainer(SafeTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer over `parameter_groups`; Adam as published unless another one is asked for."""
         if self.optimizer is None:
-            model = self.accelerator.unwrap_model(self.model if model is None else model)
-            groups = parameter_groups(model, self.args)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            unwrapped: Any = self.accelerator.unwrap_model(self.model if model is None else model)
+            groups = parameter_groups(unwrapped, self.args)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, unwrapped)
             if self.args.coupled_weight_decay and self.args.optim in (
                 OptimizerNames.ADAMW_TORCH,
                 OptimizerNames.ADAMW_TORCH_FUSED,

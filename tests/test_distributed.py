@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from cffa_hf.arguments import CFFATrainingArguments
 from cffa_hf.data.augmentation import normalise_images
 from cffa_hf.data.collator import PairCollator
+from cffa_hf.data.demo import write_demo_dataset
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.distributed import BatchCounts, SyncedBatchNorm1d, gather_rows, process_count, synchronise_batch_norm
 from cffa_hf.evaluation import RetrievalEvaluator
@@ -281,6 +285,50 @@ def test_synchronised_norm_has_the_same_state_and_one_process_result():
     for mode in (True, False):
         rows = torch.randn(7, 4)
         assert torch.equal(synced.train(mode)(rows), plain.train(mode)(rows))
+
+
+CONFIGS = REPOSITORY / "configs" / "accelerate"
+SMALL_RUN = (
+    "--config configs/demo.yaml --use_cpu true --max_steps 1 --per_device_train_batch_size 8 --hidden_size 64 "
+    "--num_layers 1 --projection_dim 64 --local_dim 32 --vocabulary_size 600 --eval_strategy no --save_strategy no "
+    "--load_best_model_at_end false --report_to none --logging_steps 1 --precision float32 --disable_tqdm true"
+).split()
+
+
+def launch(options: list[str]) -> subprocess.Popen:
+    """Start run_train.py with accelerate."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY
+    )
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2", "multi_node"])
+def test_accelerate_reads_the_configs(name):
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    assert config.num_processes >= 2
+
+
+# A config of FSDP starts as plain distributed training where there is no GPU, and DeepSpeed is not installed here.
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "machines"), [("ddp", 1), ("multi_node", 2)])
+def test_accelerate_launches_two_processes(name, machines, tmp_path):
+    write_demo_dataset(tmp_path / "data", identities=(12, 4, 6), workers=0)
+    run = ["run_train.py", *SMALL_RUN, "--dataset_root", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    options = ["--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", "2", "--main_process_port", port]
+    started = [launch([*options, "--machine_rank", str(rank), *run]) for rank in range(machines)]
+    outputs = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * machines, outputs[0][-3000:]
+    # 16 pairs in the step: 8 on each of two processes.
+    assert re.search(r"'train_samples_per_second': '[\d.]+'", outputs[0])
+    (entry,) = [line for line in outputs[0].splitlines() if "'loss'" in line]
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["epoch"] == pytest.approx(1 / (96 // 16)), entry
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 if __name__ == "__main__":

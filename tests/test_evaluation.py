@@ -8,6 +8,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState
 
 from cffa_hf.data.pairs import CaptionDataset
+from cffa_hf.errors import InputError
 from cffa_hf.evaluation import (
     RetrievalEmbeddings,
     RetrievalEvaluationCallback,
@@ -182,3 +183,13 @@ def test_the_callback_is_silent_elsewhere(capsys):
         SimpleNamespace(), TrainerState(is_world_process_zero=True), control, metrics={"eval_loss": 1.0}
     )
     assert capsys.readouterr().out == ""
+
+
+def test_cameras_count_only_when_asked_for(rows, processor, model):
+    with pytest.raises(InputError, match="camera"):
+        evaluator(rows, processor).embed(model, camera_aware=True)
+    with_cameras = rows.map(lambda row: {"camera": "ab"[row["image_id"] % 2]})
+    plain = evaluator(with_cameras, processor).embed(model).text_to_image()
+    aware = evaluator(with_cameras, processor).embed(model, camera_aware=True).text_to_image()
+    assert plain.match_counts.tolist() == [2] * 24
+    assert aware.match_counts.tolist() == [1] * 24

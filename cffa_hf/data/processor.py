@@ -197,7 +197,7 @@ def _assemble(
     """Build the tokenizer of these ordinary tokens, in the order of their ids, followed by mask, start and end."""
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate([*tokens, MASK_TOKEN, bos_token, eos_token])},
-        merges=list(merges),  # type: ignore[arg-type]  # pairs are accepted, and are what its own files hold
+        merges=list(merges),  # pairs are accepted, and are what its own files hold
         bos_token=bos_token,
         eos_token=eos_token,
         unk_token=unk_token,
