@@ -13,6 +13,7 @@ from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.images import check_images
+from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.errors import InputError
@@ -36,6 +37,8 @@ def main() -> None:
         )
         if data_args.check_images:
             check_images(data)
+            if args.should_save:
+                warn_of_leaks(data)
 
     identities = len(set(data["train"]["person_id"]))
     captions = (caption for captions in data["train"]["captions"] for caption in captions)
