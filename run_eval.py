@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from cffa_hf.data.images import check_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.data.workers import plain_error
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluator
 from cffa_hf.evaluation_arguments import parse_evaluation_arguments
@@ -99,5 +100,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_error(error)}", file=sys.stderr)
         sys.exit(2)

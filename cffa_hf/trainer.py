@@ -125,6 +125,9 @@ class CFFATrainer(SafeTrainer):
     """
 
     args: CFFATrainingArguments
+    model: Any
+    train_dataset: Any
+    processing_class: Any
     # The terms are sums or means over one batch; over accumulated batches their mean is taken.
     loss_is_scaled_for_ga = False
 
@@ -262,8 +265,8 @@ class CFFATrainer(SafeTrainer):
         super().log(logs, start_time)
         if problem is not None:
             raise TrainingStopped(
-                f"{problem}: lower learning_rate or refinement_learning_rate, lengthen warmup_epochs, set max_grad_norm "
-                f"to 1, or compute with precision float32; {last_good(self.run_folder)}."
+                f"{problem}: lower learning_rate or refinement_learning_rate, lengthen warmup_epochs, set "
+                f"max_grad_norm to 1, or compute with precision float32; {last_good(self.run_folder)}."
             )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

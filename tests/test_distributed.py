@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -288,11 +287,10 @@ def test_synchronised_norm_has_the_same_state_and_one_process_result():
 
 
 CONFIGS = REPOSITORY / "configs" / "accelerate"
-SMALL_RUN = (
-    "--config configs/demo.yaml --use_cpu true --max_steps 1 --per_device_train_batch_size 8 --hidden_size 64 "
-    "--num_layers 1 --projection_dim 64 --local_dim 32 --vocabulary_size 600 --eval_strategy no --save_strategy no "
-    "--load_best_model_at_end false --report_to none --logging_steps 1 --precision float32 --disable_tqdm true"
-).split()
+SMALL_RUN = ["--config", "configs/demo.yaml", "--use_cpu", "true", "--max_steps", "1", "--precision", "float32"]
+SMALL_RUN += ["--per_device_train_batch_size", "8", "--hidden_size", "64", "--num_layers", "1", "--local_dim", "32"]
+SMALL_RUN += ["--projection_dim", "64", "--vocabulary_size", "600", "--eval_strategy", "no", "--save_strategy", "no"]
+SMALL_RUN += ["--load_best_model_at_end", "false", "--report_to", "none", "--logging_steps", "1"]
 
 
 def launch(options: list[str]) -> subprocess.Popen:
@@ -323,11 +321,8 @@ def test_accelerate_launches_two_processes(name, machines, tmp_path):
     started = [launch([*options, "--machine_rank", str(rank), *run]) for rank in range(machines)]
     outputs = [process.communicate(timeout=200)[0] for process in started]
     assert [process.returncode for process in started] == [0] * machines, outputs[0][-3000:]
-    # 16 pairs in the step: 8 on each of two processes.
-    assert re.search(r"'train_samples_per_second': '[\d.]+'", outputs[0])
-    (entry,) = [line for line in outputs[0].splitlines() if "'loss'" in line]
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
-    assert state["log_history"][0]["epoch"] == pytest.approx(1 / (96 // 16)), entry
+    assert state["log_history"][0]["epoch"] == pytest.approx(16 / 96)  # 8 pairs on each of two processes
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 

@@ -98,10 +98,9 @@ def test_the_wait_for_data_is_measured(tmp_path):
     trainer = tiny_trainer(tmp_path, SlowPairs)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "data_time" in entry]
+    # 4 pairs of at least 5 ms a step; accelerate reads one batch ahead, hence the mean over whole epochs.
+    assert np.mean([entry["data_time"] for entry in entries]) > 0.9 * 0.02
     for entry in entries:
-        # 4 pairs of at least 5 ms; accelerate reads one batch ahead, at the first step of an epoch.
-        assert entry["data_time"] > 0.9 * 0.02 * 2 / 3
-        assert entry["data_time_share"] > 5
         steps_per_second = entry["images_per_second"] / 4
         assert entry["data_time"] * steps_per_second == pytest.approx(entry["data_time_share"] / 100, rel=1e-3)
 
