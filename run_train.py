@@ -17,6 +17,7 @@ from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.errors import InputError
+from cffa_hf.run_record import write_run_record
 from cffa_hf.safety import TrainingStopped
 from cffa_hf.trainer import CFFATrainer
 
@@ -79,6 +80,9 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_published()
     trainer.save_state()
+    write_run_record(args.output_dir, model_args, data_args, args, data, trainer)
+    if args.push_to_hub:
+        trainer.push_to_hub()
 
 
 if __name__ == "__main__":

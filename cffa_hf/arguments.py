@@ -137,7 +137,7 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     `max_grad_norm` 0 (no clipping), `eval_strategy` and `save_strategy` epoch, `save_total_limit` 2,
     `load_best_model_at_end` true with `metric_for_best_model` eval_rank1, `dataloader_drop_last` true,
     `remove_unused_columns` false (raw columns are the collator's), `ddp_find_unused_parameters` false, `logging_steps` 50,
-    `logging_nan_inf_filter` false (a loss that is not finite stops the run).
+    `hub_strategy` end, `logging_nan_inf_filter` false (a loss that is not finite stops the run).
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the encoders' weights"})
@@ -173,6 +173,10 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
         },
     )
 
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "When to push, with push_to_hub: at the end, in one commit", "choices": ["end"]},
+    )
     coupled_weight_decay: bool = field(
         default=True, metadata={"help": "Adam with the decay in the gradient (published) instead of AdamW"}
     )
@@ -218,6 +222,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
         self.check_losses()
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
+        if str(self.hub_strategy) not in ("end", "HubStrategy.END"):
+            raise ValueError(f"hub_strategy must be end: checkpoints are not pushed, got {self.hub_strategy!r}")
         if self.sampler not in ("random", "identity"):
             raise ValueError(f"sampler must be random or identity, got {self.sampler!r}")
         for name in ("cached_batch_size", "captions_per_identity"):

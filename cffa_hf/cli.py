@@ -17,7 +17,7 @@ COMMANDS = {
         "cffa_hf.checkpoints",
         "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package",
     ),
-    "push-dataset": ("cffa_hf.hub", "publish a dataset on the Hub"),
+    "push-dataset": ("cffa_hf.hub_dataset", "publish a dataset on the Hub"),
 }
 
 

@@ -1,27 +1,21 @@
-"""Publishing on the Hub: a model, a dataset or the metric, each as one folder that becomes one commit."""
+"""Publishing a model, or a Space of this package, on the Hub: one folder that becomes one commit."""
 
-import argparse
 import logging
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image
-from datasets.table import InMemoryTable, embed_table_storage
 from huggingface_hub import CommitInfo, RepoCard
 from safetensors import SafetensorError
 from transformers import CLIPProcessor, TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from cffa_hf.card_text import known_format, licence_warning
 from cffa_hf.cards import (
     RESULTS,
     TRAINING_PICTURE,
-    dataset_card,
     first_picture,
     model_card,
     read_notes,
@@ -29,17 +23,15 @@ from cffa_hf.cards import (
     shows_benchmark,
 )
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.errors import InputError
 from cffa_hf.hub_client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.modeling_cffa import CFFAModel
 from cffa_hf.provenance import quiet_loading, weights_digest
-from cffa_hf.run_record import RUN_RECORD, count_split, draw_training_curves, is_rendered, public_name
+from cffa_hf.run_record import RUN_RECORD, draw_training_curves
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
-SHARD_BYTES = 256 * 2**20
 MODELLING_CODE = PACKAGE / "modeling_cffa.py"
 PICTURES = ("*ranking.png", "*cmc.png")
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", RUN_RECORD, RESULTS, TRAINING_PICTURE, *PICTURES)
@@ -302,122 +294,3 @@ def write_space_folder(kind: str, out: Path) -> None:
     )
     for name in ("errors.py", "metrics.py"):
         shutil.copyfile(PACKAGE / name, out / PACKAGE.name / name)
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `push-dataset` to the command line of the package."""
-    parser = subparsers.add_parser(
-        "push-dataset",
-        help="publish a dataset on the Hub",
-        description="Publish a dataset as Parquet files with the images inside, privately unless told otherwise: the "
-        "licences of the benchmarks do not allow them to be passed on.",
-    )
-    parser.add_argument("dataset", help="cuhk_pedes, icfg_pedes, rstpreid, or a folder")
-    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the benchmark's folder")
-    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
-    parser.add_argument(
-        "--dry-run", metavar="OUT", help="write the folder that would be published, and publish nothing"
-    )
-    parser.add_argument("--public", action="store_true", help="let everybody see it: only if you may pass it on")
-    parser.set_defaults(run=run_push_dataset)
-
-
-def run_push_dataset(arguments: argparse.Namespace) -> None:
-    """Say what will be done, then publish the dataset.
-
-    Raises:
-        InputError: If the data cannot be read, or as `publish_model`.
-    """
-    data = load_person_dataset(arguments.dataset, arguments.dataset_root, validation_identities=0)
-    name, rendered = str(public_name(arguments.dataset)), is_rendered(arguments.dataset, arguments.dataset_root)
-    warning = "" if rendered else licence_warning(known_format(name))
-    images = sum(map(len, data.values()))
-    who = "for everybody to see" if arguments.public else "privately"
-    where = f"to the folder {arguments.dry_run}" if arguments.dry_run else f"{who} as {arguments.repo_id}"
-    print(f"{warning}\nThese {images:,} images and their captions now go {where}.".strip(), file=sys.stderr, flush=True)
-    if arguments.dry_run:
-        check_repo_id(arguments.repo_id)
-        with new_folder() as folder:
-            write_dataset_folder(data, folder, name, arguments.repo_id, rendered=rendered)
-            replace_folder(folder, Path(arguments.dry_run), mark="data")
-        print(f"{arguments.dry_run} holds what would be published as {arguments.repo_id}")
-    else:
-        print(publish_dataset(data, name, arguments.repo_id, rendered=rendered, public=arguments.public).commit_url)
-
-
-def publish_dataset(
-    data: DatasetDict,
-    name: str,
-    repo_id: str,
-    *,
-    rendered: bool = False,
-    public: bool = False,
-    token: str | None = None,
-) -> CommitInfo:
-    """Publish a dataset in one commit, privately unless told otherwise.
-
-    Args:
-        data: Splits in the dataset form.
-        name: What the dataset is called in a config.
-        repo_id: As for `publish_model`.
-        rendered: Whether the people do not exist.
-        public: Whether everybody may see it.
-        token: As for `publish_model`.
-
-    Raises:
-        InputError: If the repository is there and public, but `public` is not said; or as `publish_model`.
-    """
-    repository = open_repository(repo_id, "dataset", private=not public, token=token)
-    if not (public or repository.private):
-        raise InputError(
-            f"{repository.name} is public already: say --public if these images may be passed on, or make it private "
-            "first."
-        )
-    with new_folder() as folder:
-        readme = read_readme(repository.name, "dataset", token=token)
-        write_dataset_folder(data, folder, name, repository.name, rendered=rendered, readme=readme)
-        return commit_folder(
-            folder,
-            repository.name,
-            "dataset",
-            owned=["data/*.parquet"],
-            token=token,
-            commit_message="Publish dataset",
-        )
-
-
-def write_dataset_folder(
-    data: DatasetDict, out: Path, name: str, repo_id: str, *, rendered: bool, readme: str | None = None
-) -> None:
-    """Write a dataset's Parquet files, images inside, and its card into an empty folder.
-
-    Args:
-        data: Splits in the dataset form.
-        out: An empty folder.
-        name: What the dataset is called in a config.
-        repo_id: Named in the card.
-        rendered: Whether the people do not exist.
-        readme: Card that is on the Hub now; its notes and its owner's metadata are kept.
-    """
-    (out / "data").mkdir()
-    for split, rows in data.items():
-        shards = shard_bounds(rows)
-        for number, (begin, end) in enumerate(shards):
-            shard = rows.select(range(begin, end)).cast_column("image", Image())
-            table = embed_table_storage(shard.with_format("arrow")[:])
-            path = out / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-            Dataset(InMemoryTable(table), info=shard.info).to_parquet(path)
-    notes, kept = notes_and_metadata(readme, repo_id)
-    counts = {str(split): count_split(rows) for split, rows in data.items()}
-    dataset_card(counts, name, repo_id, rendered=rendered, notes=notes, kept=kept).save(out / "README.md")
-
-
-def shard_bounds(rows: Dataset) -> list[tuple[int, int]]:
-    """Divide the rows of a split into files of about `SHARD_BYTES`."""
-    bounds, begin, size = [], 0, 0
-    for index, image in enumerate(rows["image"]):
-        size += len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
-        if size >= SHARD_BYTES or index == len(rows) - 1:
-            bounds.append((begin, index + 1))
-            begin, size = index + 1, 0
-    return bounds

@@ -30,6 +30,7 @@ from cffa_hf.distributed import process_count, synchronise_batch_norm
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluationCallback, RetrievalEvaluator
 from cffa_hf.gradient_cache import ChosenTokens, cached_backward
+from cffa_hf.hub import open_run_repository, publish_run
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
 from cffa_hf.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.safety import SafeTrainer, TrainingStopped, explained_writes, last_good
@@ -319,6 +320,35 @@ class CFFATrainer(SafeTrainer):
             )
             self._evaluators[id(rows)] = (rows, evaluator)
         return self._evaluators[id(rows)][1]
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make sure before the training that the repository is there and that the token may write."""
+        if self.is_world_process_zero():
+            self.hub_model_id = open_run_repository(self.args, token=token, private=private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish the embedding model with its card and records in one commit, as push_to_hub.py does.
+
+        Args:
+            commit_message: First line of the commit.
+            blocking: Not used: it returns when everything is there.
+            token: None: that of the machine.
+            revision: Branch; None: the main one.
+            **kwargs: `private`; the rest is not used.
+        """
+        self.save_published()
+        self.save_state()
+        if not self.is_world_process_zero():
+            return None
+        private = kwargs.get("private")
+        return publish_run(self.args, token=token, private=private, revision=revision, commit_message=commit_message)
 
     def save_published(self, output_dir: str | None = None) -> None:
         """Save what is published: the embedding model without the training heads, adapters merged, and the processor.

@@ -19,7 +19,8 @@ from cffa_hf.cli import main
 from cffa_hf.data.demo import write_demo_dataset
 from cffa_hf.data.rows import FEATURES
 from cffa_hf.errors import InputError
-from cffa_hf.hub import dry_run_model, publish_model, publish_space, shard_bounds, write_dataset_folder
+from cffa_hf.hub import dry_run_model, publish_model, publish_space
+from cffa_hf.hub_dataset import shard_bounds, write_dataset_folder
 from cffa_hf.modeling_cffa import CFFAModel
 from cffa_hf.run_record import changed_settings, write_run_record
 from tests.hub_server import LoopbackHub, running_hub
@@ -335,7 +336,7 @@ def test_dataset_folder_holds_the_images(tmp_path):
 
 
 def test_shards_cover_every_row_once(monkeypatch):
-    monkeypatch.setattr("cffa_hf.hub.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("cffa_hf.hub_dataset.SHARD_BYTES", 20_000)
     rows = person_rows()
     bounds = shard_bounds(rows)
     assert len(bounds) > 1
