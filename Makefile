@@ -9,16 +9,22 @@ SENTENCE ?= a woman in a green coat and a gray skirt with brown shoes
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE = 1
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
 .PHONY: setup demo test lint fast-test clean
 
-setup: .venv/installed
+setup: .venv/tests-installed
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	touch .venv/installed
+	$(PIP) .
+	touch $@
 
-demo: setup
+.venv/tests-installed: .venv/installed
+	$(PIP) '.[test]'
+	touch $@
+
+demo: .venv/installed
 	$(BIN)/cffa-hf demo-data $(DATA) --seed $(SEED)
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(shell nproc) \
