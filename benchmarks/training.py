@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.layers_cffa import ONEDNN, Linear
+from cffa_hf.cpu_layers import ONEDNN, Linear, use_cpu_layers
 from cffa_hf.losses import LossSettings, loss_terms
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
@@ -116,7 +116,10 @@ def make_model(options: argparse.Namespace) -> CFFAForPreTraining:
         widths = {"projection_dim": 64, "local_dim": 32, "cross_modal_layers": 1}
         config = CFFAConfig(text_config=text, vision_config=vision, num_identities=40, **widths)
     config.text_config.attention_dropout = 0.0  # the losses are compared
-    return CFFAForPreTraining(config).to(options.device).train()
+    model = CFFAForPreTraining(config).to(options.device).train()
+    if options.device == "cpu":
+        use_cpu_layers(model)  # as CFFATrainer does; the plain way uses the weights alone
+    return model
 
 
 def make_batch(config: CFFAConfig, size: int, device: str) -> Batch:

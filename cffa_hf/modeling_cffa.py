@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
-from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig
+from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.models.clip.modeling_clip import (
     CLIPEncoder,
     CLIPEncoderLayer,
@@ -23,7 +23,6 @@ from transformers.models.clip.modeling_clip import (
 from transformers.utils import ModelOutput, logging
 
 from .configuration_cffa import CFFAConfig
-from .layers_cffa import Linear, QuickGELU, encoder_layer
 
 logger = logging.get_logger(__name__)
 
@@ -164,6 +163,27 @@ class PooledAttentionLayer(CLIPEncoderLayer):
         return scores.softmax(dim=-1).mean(dim=1)
 
 
+class QuickGELU(nn.Module):
+    """CLIP's activation `x * sigmoid(1.702 x)`, written with the fused SiLU.
+
+    The stock one keeps three tensors for the backward pass and makes twice as many passes over memory.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Apply the activation to a tensor of any shape."""
+        return F.silu(hidden_states * 1.702).mul_(1 / 1.702)
+
+
+def encoder_layer(
+    config: CLIPTextConfig | CLIPVisionConfig, layer_class: type[CLIPEncoderLayer] = CLIPEncoderLayer
+) -> CLIPEncoderLayer:
+    """Build a CLIP encoder layer with the fused activation."""
+    layer = layer_class(config)
+    if config.hidden_act == "quick_gelu":
+        layer.mlp.activation_fn = QuickGELU()
+    return layer
+
+
 def clip_encoder(config) -> CLIPEncoder:
     """Build CLIP's encoder with the pooled attention row read in its last layer."""
     encoder = CLIPEncoder(config)
@@ -233,10 +253,10 @@ class FineGrainedRefinement(nn.Module):
     def __init__(self, input_dim: int, local_dim: int, selected: int):
         super().__init__()
         self.selected = selected
-        self.linear = Linear(input_dim, local_dim)
-        self.mlp_in = Linear(input_dim, local_dim // 2)
+        self.linear = nn.Linear(input_dim, local_dim)
+        self.mlp_in = nn.Linear(input_dim, local_dim // 2)
         self.batch_norm = nn.BatchNorm1d(local_dim // 2)
-        self.mlp_out = Linear(local_dim // 2, local_dim)
+        self.mlp_out = nn.Linear(local_dim // 2, local_dim)
 
     def forward(self, tokens: Tensor, saliency: Tensor, mask: Tensor | None = None) -> Tensor:
         """Make one local feature `(B, F)` of each row of tokens.
@@ -295,10 +315,10 @@ class CrossModalReasoning(nn.Module):
         self.num_heads = config.cross_modal_heads
         self.text_norm = nn.LayerNorm(width)
         self.image_norm = nn.LayerNorm(width)
-        self.q_proj = Linear(width, width)
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.out_proj = Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
         self.layers = nn.ModuleList([encoder_layer(layer_config) for _ in range(config.cross_modal_layers)])
         self.post_norm = nn.LayerNorm(width)
 
@@ -329,10 +349,10 @@ class MaskedLanguageModellingHead(nn.Module):
 
     def __init__(self, width: int, vocabulary_size: int):
         super().__init__()
-        self.dense = Linear(width, width)
+        self.dense = nn.Linear(width, width)
         self.activation = QuickGELU()
         self.norm = nn.LayerNorm(width)
-        self.decoder = Linear(width, vocabulary_size)
+        self.decoder = nn.Linear(width, vocabulary_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(masked, D)` to `(masked, V)`."""
@@ -474,8 +494,8 @@ class CFFAModel(CFFAPreTrainedModel):
         super().__init__(config)
         self.vision_model = CFFAVisionEncoder(config)
         self.text_model = CFFATextEncoder(config.text_config)
-        self.visual_projection = Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.image_refinement = self.text_refinement = None
         if config.use_flfr:
             sizes = config.projection_dim, config.local_dim
@@ -595,7 +615,7 @@ class CFFAForPreTraining(CFFAPreTrainedModel):
         self.cffa = CFFAModel(config)
         self.identity_classifier = self.cross_modal = self.mlm_head = None
         if config.use_identity:
-            self.identity_classifier = Linear(config.projection_dim, config.num_identities)
+            self.identity_classifier = nn.Linear(config.projection_dim, config.num_identities)
         if config.use_mlm:
             self.cross_modal = CrossModalReasoning(config)
             self.mlm_head = MaskedLanguageModellingHead(config.projection_dim, config.text_config.vocab_size)

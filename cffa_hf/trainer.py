@@ -24,6 +24,7 @@ from transformers.training_args import OptimizerNames
 from cffa_hf.adapters import is_adapted, save_embedding_model, training_model
 from cffa_hf.arguments import CFFATrainingArguments
 from cffa_hf.batch_loss import BatchLoss
+from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.distributed import process_count, synchronise_batch_norm
@@ -134,6 +135,8 @@ class CFFATrainer(SafeTrainer):
 
     def __init__(self, *args: Any, training_transform: TrainingTransform, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.args.device.type == "cpu":
+            use_cpu_layers(self.model)
         self.training_transform = training_transform
         self.add_callback(RetrievalEvaluationCallback)
         self.monitor = TrainingMonitor()

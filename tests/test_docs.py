@@ -37,7 +37,8 @@ from tests.tiny import person_rows
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
 DOCUMENTS.append("cffa_hf/person_retrieval/README.md")
-LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py", "Makefile")
+LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py")
+LINKED += ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
 SHELL, OTHER = {"bash", "sh"}, {"", "html", "json", "python", "yaml"}
 
 TRAIN = "--num_train_epochs 1 --per_device_train_batch_size 16 --use_cpu true --disable_tqdm true --precision float32"
@@ -53,7 +54,7 @@ RUN = {
     ),
     r"python run_train\.py --config configs/demo\.yaml --num_train_epochs 2 --output_dir outputs/try": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --resume_from_checkpoint \S+": (
-        f"{DEMO} --num_train_epochs 2 --save_strategy epoch"
+        f"{DEMO} --num_train_epochs 3"
     ),
     r"python run_train\.py --config configs/demo\.yaml --report_to tensorboard": DEMO,
     r"tensorboard --logdir outputs/demo/runs": "--inspect",  # reads the log and ends instead of serving it
@@ -339,10 +340,6 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
     outputs = folder / "outputs"
     if name == "docs/evaluation.md":
         shutil.copytree(outputs / "demo", outputs / "cuhk_pedes")
-    if name == "docs/training.md":
-        (saved,) = (outputs / "demo").glob("checkpoint-*")
-        (number,) = re.findall(r"outputs/demo/(checkpoint-\d+)", "\n".join(CONTENT[name].commands))
-        shutil.copytree(saved, outputs / "demo" / number)
     if name == "docs/scaling.md":
         (block,) = [code for document, code in blocks_of("yaml") if document == name and "lora" in code]
         settings = yaml.safe_load((folder / "configs" / "cuhk_pedes.yaml").read_text()) | yaml.safe_load(block)
@@ -361,6 +358,9 @@ def test_commands_and_snippets(name, workspace, hub):
             words = [*shlex.split(command), *shlex.split(RUN[rule])]
             if "demo-data" in words[:2]:
                 shutil.rmtree(workspace / "demo-data")
+            for number in re.findall(r"outputs/demo/(checkpoint-\d+)", command):
+                runs = workspace / "outputs" / "demo"
+                shutil.copytree(min(runs.glob("checkpoint-*")), runs / number)
             run_command(words, workspace, hub.endpoint)
     if any(language == "python" for language, _ in CONTENT[name].blocks):
         (workspace / "snippets.py").write_text(snippets(name))

@@ -29,7 +29,7 @@ from tests.tiny import person_rows, tiny_model, tiny_processor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILES = {
-    *("README.md", "config.json", "configuration_cffa.py", "layers_cffa.py", "modeling_cffa.py", "model.safetensors"),
+    *("README.md", "config.json", "configuration_cffa.py", "modeling_cffa.py", "model.safetensors"),
     *("processor_config.json", "tokenizer.json", "tokenizer_config.json"),
 }
 # A fresh process that cannot import this package runs the code of each card.

@@ -10,13 +10,13 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))
 }
 LAYERS = [  # each may import what stands before it, and its siblings where that makes no circle
-    {"errors", "version", "configuration_cffa", "layers_cffa", "losses", "metrics", "significance", "arguments"},
+    {"errors", "version", "configuration_cffa", "cpu_layers", "losses", "metrics", "significance", "arguments"},
     {"modeling_cffa", "data"},
     {"evaluation"},
     {"..."},  # the trainer and everything else
     {"cli", "__init__"},
 ]
-TRAVELLING = ("configuration_cffa", "layers_cffa", "modeling_cffa")
+TRAVELLING = ("configuration_cffa", "modeling_cffa")
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Layers of CFFA that compute what the stock ones do, in less time and memory. This file travels with published models.
+"""Layers for training on a CPU: they compute what the stock ones do, in less time. Published models do without them.
 
 All have the weights, the names and the results of the layers they stand for; where a fast road is not open (another
 device, another type, a compiler at work), they take the stock one.
@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
+from transformers.models.clip.configuration_clip import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPAttention
 
 # On processors that are not Intel's, MKL multiplies float32 matrices with half of AVX-512's width; oneDNN does not.
 ONEDNN = (
@@ -66,17 +66,6 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight, self.bias)
 
 
-class QuickGELU(nn.Module):
-    """CLIP's activation `x * sigmoid(1.702 x)`, written with the fused SiLU.
-
-    The stock one keeps three tensors for the backward pass and makes twice as many passes over memory.
-    """
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Apply the activation to a tensor of any shape."""
-        return F.silu(hidden_states * 1.702).mul_(1 / 1.702)
-
-
 class RecomputedAttention(torch.autograd.Function):
     """Attention without mask whose weights are computed again for the backward pass instead of being kept.
 
@@ -131,19 +120,10 @@ class ImageAttention(CLIPAttention):
         return self.out_proj(RecomputedAttention.apply(*heads).transpose(1, 2).flatten(2)), None
 
 
-def encoder_layer(
-    config: CLIPTextConfig | CLIPVisionConfig, layer_class: type[CLIPEncoderLayer] = CLIPEncoderLayer
-) -> CLIPEncoderLayer:
-    """Build a stock encoder layer with the activation, attention and products of this file."""
-    layer = layer_class(config)
-    for module in layer.modules():
+def use_cpu_layers(model: nn.Module) -> None:
+    """Let the linear layers and the image attention of a model take the fast roads of this file, in place."""
+    for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
-    if isinstance(config, CLIPVisionConfig):
-        layer.self_attn.__class__ = ImageAttention
-    if config.hidden_act == "quick_gelu":
-        layer.mlp.activation_fn = QuickGELU()
-    return layer
-
-
-__all__ = ["ImageAttention", "Linear", "QuickGELU", "encoder_layer"]
+        elif type(module) is CLIPAttention and isinstance(module.config, CLIPVisionConfig):
+            module.__class__ = ImageAttention
