@@ -26,7 +26,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -276,17 +275,11 @@ class PlainStep:
         return loss + SETTINGS.mlm_weight * F.cross_entropy(scores.flatten(0, 1), mlm_labels.flatten())
 
 
-def step_function(model: CFFAForPreTraining, way: str) -> Callable[[Batch], Tensor]:
-    """Return the function from a batch to its loss."""
-    return PlainStep(model).loss if way == "plain" else lambda batch: our_loss(model, batch)
-
-
 def run_step(model: CFFAForPreTraining, batch: Batch, way: str, precision: str) -> Tensor:
     """Run forward and backward; gradients are added to those that exist."""
     device = batch["input_ids"].device.type
-    step = step_function(model, way)
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        loss = step(batch)
+        loss = PlainStep(model).loss(batch) if way == "plain" else our_loss(model, batch)
     loss.backward()
     return loss.detach()
 

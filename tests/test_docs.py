@@ -53,9 +53,7 @@ RUN = {
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
     r"python run_train\.py --config configs/demo\.yaml --num_train_epochs 2 --output_dir outputs/try": DEMO,
-    r"python run_train\.py --config configs/demo\.yaml --resume_from_checkpoint \S+": (
-        f"{DEMO} --num_train_epochs 3"
-    ),
+    r"python run_train\.py --config configs/demo\.yaml --resume_from_checkpoint \S+": (f"{DEMO} --num_train_epochs 3"),
     r"python run_train\.py --config configs/demo\.yaml --report_to tensorboard": DEMO,
     r"tensorboard --logdir outputs/demo/runs": "--inspect",  # reads the log and ends instead of serving it
     r"python run_(train|eval)\.py --help": "",
@@ -282,6 +280,9 @@ def run_command(words: list[str], folder: Path, endpoint: str) -> str:
     process = CONTEXT.Process(target=become, args=(script, rest, str(log), str(folder), endpoint))
     process.start()
     process.join(200)
+    if process.is_alive():
+        process.kill()
+        process.join()
     text = log.read_text(errors="replace") if log.exists() else ""
     assert process.exitcode == 0, f"{shlex.join(words)}\n{text[-4000:]}"
     return text
@@ -365,3 +366,9 @@ def test_commands_and_snippets(name, workspace, hub):
     if any(language == "python" for language, _ in CONTENT[name].blocks):
         (workspace / "snippets.py").write_text(snippets(name))
         run_command(["python", "snippets.py"], workspace, hub.endpoint)
+    wanted = re.findall(
+        r"--repo-id (\S+)|push_to_hub\(\"(\S+)\"\)", "\n".join([*CONTENT[name].commands, snippets(name)])
+    )
+    assert {first or second for first, second in wanted} <= {repository for _, repository in hub.repositories}
+    if any(command.startswith("tensorboard") for command in CONTENT[name].commands):
+        assert list((workspace / "outputs/demo/runs").rglob("events.*"))
