@@ -106,9 +106,10 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
         (["model", "--config", "cuhk_pedes.yaml", "--annotation_file", "nothing.json"], "nothing.json"),
     ],
 )
-def test_mistakes_end_in_one_sentence(world, evaluate, monkeypatch, words, message):
+def test_mistakes_end_in_one_sentence(world, evaluate, monkeypatch, capfd, words, message):
     monkeypatch.chdir(world)
     with pytest.raises(SystemExit) as end:
         evaluate(*words)
-    assert end.value.code.startswith("error: ")
-    assert message in end.value.code
+    assert end.value.code == 2
+    (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in sentence
