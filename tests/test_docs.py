@@ -47,7 +47,7 @@ DEMO = f"{TRAIN} --image_size 48 16 --hidden_size 64 --num_layers 2 --projection
 DEMO += " --vocabulary_size 600 --context_length 40"
 # Regular expression of a whole command -> words that are appended.
 RUN = {
-    r"make (demo|test)": "--dry-run",  # both are what the other tests do, in parts
+    r"make (demo|test)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
@@ -63,6 +63,7 @@ RUN = {
         "--measure core embeddings --sizes 20x30 --identities 5 --width 8 --threads 1"  # one of its four processes
     ),
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
+    r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf search .*": "",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
