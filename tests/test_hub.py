@@ -430,3 +430,29 @@ def test_published_recipe_differs_in_nothing_but_precision():
     args = CFFATrainingArguments(use_cpu=True, report_to="none")
     changed = changed_settings(ModelArguments(), DataArguments(dataset="cuhk_pedes"), args)
     assert {setting["name"] for setting in changed} <= {"precision"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("token", "status"), [("hf_writer", 0), ("hf_reader", 2)])
+def test_training_publishes_at_its_end_or_refuses_before_it_begins(hub, tmp_path, token, status):
+    write_demo_dataset(tmp_path / "data", identities=(6, 2, 2), images_per_identity=2, workers=1)
+    settings = {
+        **{"config": REPOSITORY / "configs" / "demo.yaml", "dataset_root": tmp_path / "data"},
+        **{"output_dir": tmp_path / "run", "hidden_size": 64, "projection_dim": 64, "local_dim": 32, "num_layers": 1},
+        **{"num_train_epochs": 1, "per_device_train_batch_size": 8, "vocabulary_size": 520},
+        **{"push_to_hub": "true", "hub_model_id": "tester/trained"},
+    }
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    code, _, errors = run_python(hub, tmp_path / "home", REPOSITORY / "run_train.py", *words, token=token)
+    assert code == status, errors
+    if status:
+        assert "may only read" in errors
+        assert not hub.repositories
+        assert not (tmp_path / "run" / "model.safetensors").exists()
+    else:
+        repository = hub.model("tester/trained")
+        files = repository.files()
+        assert {"README.md", "model.safetensors", "modeling_cffa.py", "run.json", "training.png"} <= set(files)
+        assert "training_args.bin" not in files
+        assert "End of training" in repository.titles[-1]
+        assert files["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
