@@ -170,31 +170,24 @@ def headline(logs: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in logs.items() if not name.startswith(("learning_rate_", "temperature"))}
 
 
-class ShortProgress(ProgressCallback):
+class ShortEntries(TrainerCallback):
+    """Shorten the entries that the callback behind it prints."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Hand on what is for the terminal."""
+        super().on_log(args, state, control, logs=headline(logs or {}), **kwargs)
+
+
+class ShortProgress(ShortEntries, ProgressCallback):
     """The Trainer's progress bar, with shorter entries."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Print an entry above the bar."""
-        super().on_log(args, state, control, logs=headline(logs or {}), **kwargs)
 
-
-class ShortPrinter(PrinterCallback):
+class ShortPrinter(ShortEntries, PrinterCallback):
     """The Trainer's printer for runs without a progress bar, with shorter entries."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Print an entry."""
-        super().on_log(args, state, control, logs=headline(logs or {}), **kwargs)
