@@ -33,8 +33,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.cpu_layers import ONEDNN, Linear, use_cpu_layers
+from cffa_hf.cpu_layers import Linear, use_cpu_layers
 from cffa_hf.losses import LossSettings, loss_terms
+from cffa_hf.matrix_product import ONEDNN
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
 WAYS = ("plain", "ours")

@@ -11,18 +11,7 @@ from torch.autograd.function import once_differentiable
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPAttention
 
-# On processors that are not Intel's, MKL multiplies float32 matrices with half of AVX-512's width; oneDNN does not.
-ONEDNN = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
-ONEDNN_OPERATIONS = 2**23  # below, the call costs more than it saves
-
-
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute `x @ weight.T + bias` in oneDNN, without a gradient."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS, onednn_linear
 
 
 class OneDNNLinear(torch.autograd.Function):
@@ -31,7 +20,7 @@ class OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute `x @ weight.T + bias`."""
-        x = x.contiguous()  # of rows that lie apart, such as CLS tokens, the product below is 200 times slower
+        x = x.contiguous()  # CLS tokens, for one, are rows that lie apart
         ctx.save_for_backward(x, weight)
         return onednn_linear(x, weight, bias)
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from cffa_hf.errors import InputError
+from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS, onednn_linear
 
 CHUNK_BYTES = 256 * 2**20  # scores and temporaries of one chunk
-GALLERY_BLOCK = 8192  # gallery rows multiplied at once, which the back end may copy and which may need conversion
+GALLERY_BLOCK = 1024  # gallery rows multiplied at once: what the back end copies and makes of them stays in the cache
 
 Ids = Tensor | np.ndarray | Sequence[int]
 Cameras = Tensor | np.ndarray | Sequence[str] | Sequence[int] | Sequence[str | None]
@@ -127,10 +128,10 @@ def match_ranks(
 
     def write_scores(start: int, stop: int, scores: Tensor) -> None:
         rows = queries[start:stop].to(device, dtype)
+        parts = zip(gallery.split(GALLERY_BLOCK), scores.split(GALLERY_BLOCK, dim=1), strict=True)
         with torch.autocast(device.type, enabled=False):
-            for left in range(0, len(gallery), GALLERY_BLOCK):
-                block = gallery[left : left + GALLERY_BLOCK].to(dtype)
-                torch.mm(rows, block.T, out=scores[:, left : left + GALLERY_BLOCK])
+            for block, out in parts:
+                _multiply(rows, block.to(dtype), out)
         if len(copies):
             scores[:, copies] = scores[:, originals]
 
@@ -337,6 +338,15 @@ def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tenso
     return ranks[place < counted.sum(dim=1, keepdim=True)]
 
 
+def _multiply(rows: Tensor, block: Tensor, out: Tensor) -> None:
+    """Write the products of all rows with all rows of a block into `out`."""
+    large = rows.numel() * len(block) >= ONEDNN_OPERATIONS
+    if ONEDNN and large and rows.device.type == "cpu" and rows.dtype == torch.float32:
+        out.copy_(onednn_linear(rows.contiguous(), block))
+    else:
+        torch.mm(rows, block.T, out=out)
+
+
 def _sort_rows(scores: Tensor) -> Tensor:
     """Sort every row ascending; on the CPU in place.
 
@@ -367,7 +377,7 @@ def _duplicate_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     dtype, integer = torch.float32, torch.int32
     if embeddings.dtype == torch.float64:
         dtype, integer = torch.float64, torch.int64
-    for block in embeddings.split(GALLERY_BLOCK // 8):
+    for block in embeddings.split(GALLERY_BLOCK):
         # Adding zero turns -0.0 into 0.0. Integer sums wrap around and are exact in any order.
         bits = (block.to(dtype) + 0.0).view(integer)
         hashes.append((bits * weights).sum(dim=1))

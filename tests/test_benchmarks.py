@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cffa_hf import cpu_layers
 from cffa_hf.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
+from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS
 from tests.tiny import tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,14 +49,14 @@ def test_one_precision_can_be_measured_alone():
     assert "| float32 |" not in done.stdout
 
 
-@pytest.mark.skipif(not cpu_layers.ONEDNN, reason="this processor takes the stock linear layer")
+@pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_large_linear_layers_equal_the_stock_one(bias, frozen):
     torch.manual_seed(0)
     layer, inputs = Linear(256, 512, bias=bias), torch.randn(4, 20, 256, requires_grad=True)
     layer.weight.requires_grad_(not frozen)
-    assert inputs.numel() * 512 >= cpu_layers.ONEDNN_OPERATIONS
+    assert inputs.numel() * 512 >= ONEDNN_OPERATIONS
     output, expected = layer(inputs), F.linear(inputs, layer.weight, layer.bias)
     assert type(output.grad_fn).__name__ == "OneDNNLinearBackward"
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)

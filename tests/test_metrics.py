@@ -184,6 +184,18 @@ def test_types_of_embeddings_and_scores(dtype):
         assert match_ranks_from_scores(*arrays).tolist() == expected
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_large_products_equal_those_of_integers(apart):
+    generator = torch.Generator().manual_seed(0)
+    queries, gallery = (torch.randint(-3, 4, (count, 256), generator=generator) for count in (97, 2100))
+    query_ids, gallery_ids = torch.arange(97) % 30, torch.arange(2100) % 30
+    floats = queries.T.float().contiguous().T if apart else queries.float()
+    assert floats.is_contiguous() != apart
+    ranks = match_ranks(floats, gallery.float(), query_ids, gallery_ids)
+    expected = reference_ranks((queries @ gallery.T).tolist(), query_ids.tolist(), gallery_ids.tolist())
+    assert ranks.tolist() == expected
+
+
 def test_gradients_and_autocast_do_not_matter():
     query = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     gallery = torch.randn(9, 8, generator=torch.Generator().manual_seed(3))
