@@ -6,7 +6,8 @@ the forward pass of CFFAForPreTraining with losses.loss_terms. Both run forward 
 without text dropout, so that their losses must agree (checked in float32, 1e-4 relative). Weights and images are
 random; captions have lengths like real ones, 20 to 40 tokens, 30 on average.
 
-Times: all variants take turns in one process, the fastest step of each counts. `CPU s` is processor time, which tells
+Times: all variants take turns in one process, the fastest step of each counts; on a CPU the process keeps freed memory,
+as CFFATrainer lets it, which helps both. `CPU s` is processor time, which tells
 more on a machine that does other work besides; `CPU ratio` compares it with the plain step's in the same precision.
 Memory: each variant runs in a process of its own; the peak of one step above weights and gradients, `memory` compares
 it with the plain step's. Arithmetic: floating-point operations of matrix products, attention and convolution, counted
@@ -26,6 +27,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.cpu_layers import Linear, use_cpu_layers
+from cffa_hf.cpu_memory import kept_memory
 from cffa_hf.losses import LossSettings, loss_terms
 from cffa_hf.matrix_product import ONEDNN
 from cffa_hf.modeling_cffa import CFFAForPreTraining
@@ -62,8 +65,9 @@ def main() -> None:
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     size = "x".join(map(str, model.config.image_size))
     print(f"{where}, torch {torch.__version__}, images {size}, {model.num_parameters() / 1e6:.1f} M weights")
-    for batch_size in options.batch_sizes or ([64, 256] if options.device == "cuda" else [8, 16]):
-        compare(model, batch_size, options)
+    with kept_memory() if options.device == "cpu" else nullcontext():
+        for batch_size in options.batch_sizes or ([64, 256] if options.device == "cuda" else [8, 16]):
+            compare(model, batch_size, options)
 
 
 def compare(model: CFFAForPreTraining, batch_size: int, options: argparse.Namespace) -> None:
@@ -384,7 +388,8 @@ def measure_memory(way: str, precision: str, batch_size: int, options: argparse.
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # forget the peak so far
     before = resident_bytes("VmRSS")
-    run_step(model, batch, way, precision)
+    with kept_memory() if way == "ours" else nullcontext():
+        run_step(model, batch, way, precision)
     return resident_bytes("VmHWM") - before
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import datasets
@@ -25,6 +26,7 @@ from cffa_hf.adapters import is_adapted, save_embedding_model, training_model
 from cffa_hf.arguments import CFFATrainingArguments
 from cffa_hf.batch_loss import BatchLoss
 from cffa_hf.cpu_layers import use_cpu_layers
+from cffa_hf.cpu_memory import kept_memory
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.distributed import process_count, synchronise_batch_norm
@@ -167,6 +169,11 @@ class CFFATrainer(SafeTrainer):
                 "FSDP does not evaluate during training; set eval_strategy no, save_strategy epoch and "
                 "load_best_model_at_end false, and evaluate afterwards with run_eval.py"
             )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as `SafeTrainer` does; on a CPU, freed memory is kept until the end."""
+        with kept_memory() if self.args.device.type == "cpu" else nullcontext():
+            return super().train(*args, **kwargs)
 
     def batch_generator(self) -> torch.Generator:
         """Make the random generator of the next batch.
