@@ -341,6 +341,10 @@ def linear_forward(x, weight, *args, out_shape=None, **kwargs) -> int:
     return 2 * math.prod(x) * weight[0]
 
 
+def linear_weight_gradient(gradient, x, *args, out_shape=None, **kwargs) -> int:
+    return 2 * math.prod(gradient) * x[-1]
+
+
 # What torch's counter does not know.
 FLOP_COUNTS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_forward,
@@ -348,6 +352,7 @@ FLOP_COUNTS = {
 }
 if ONEDNN:
     FLOP_COUNTS[torch.ops.mkldnn._linear_pointwise] = linear_forward
+    FLOP_COUNTS[torch.ops.aten.mkldnn_linear_backward_weights] = linear_weight_gradient
 
 
 def matrix_peak(precision: str, options: argparse.Namespace) -> float:

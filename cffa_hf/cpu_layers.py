@@ -29,11 +29,17 @@ class OneDNNLinear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of x, weight and bias that are wanted."""
         x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
         gradient = gradient.contiguous()
-        rows = gradient.flatten(0, -2)  # (n, out)
-        to_x = onednn_linear(gradient, weight.T) if ctx.needs_input_grad[0] else None
-        to_weight = onednn_linear(rows.T, x.flatten(0, -2).T) if ctx.needs_input_grad[1] else None
-        return to_x, to_weight, rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        to_x = onednn_linear(gradient, weight.T) if for_x else None
+        to_weight = to_bias = None
+        if for_weight:
+            rows, inputs = gradient.flatten(0, -2).to_mkldnn(), x.flatten(0, -2).to_mkldnn()
+            to_weight, bias = torch.ops.aten.mkldnn_linear_backward_weights(rows, inputs, weight, for_bias)
+            to_bias = bias if for_bias else None
+        elif for_bias:
+            to_bias = gradient.flatten(0, -2).sum(dim=0)
+        return to_x, to_weight, to_bias
 
 
 class Linear(nn.Linear):
