@@ -17,7 +17,15 @@ from cffa_hf.evaluation_arguments import parse_evaluation_arguments
 from cffa_hf.evaluation_figures import draw_figures
 from cffa_hf.provenance import dataset_fingerprint, open_checkpoint
 from cffa_hf.report import ReportFigure, write_report
-from cffa_hf.results import comparison_entry, confidence_entry, entry_key, read_splits, split_entry, write_results
+from cffa_hf.results import (
+    comparison_entry,
+    confidence_entry,
+    entry_key,
+    read_splits,
+    reranking_entry,
+    split_entry,
+    write_results,
+)
 from cffa_hf.slices import query_groups, slice_metrics
 from cffa_hf.stress import stress
 from cffa_hf.tables import comparison_table, format_table, metrics_table, slices_table, stress_table
@@ -70,6 +78,9 @@ def main() -> None:
             )
             embedded = evaluator_of_other.embed(other.model, camera_aware=options.camera_aware)
             entry["comparison"] = comparison_entry(other, (embedded.text_to_image(), embedded.image_to_text()), ranks)
+        if options.rerank:
+            reranking, *reranked = embeddings.rerank(options.rerank_neighbours)
+            entry["reranking"] = reranking_entry(reranking.settings, ranks, (reranked[0], reranked[1]))
         if options.slices:
             entry["slices"] = slice_metrics(ranks[0], query_groups(rows))
         if options.stress:
@@ -84,6 +95,9 @@ def main() -> None:
         if "comparison" in entry:
             print(f"\n{key}: compared with {options.compare}")
             print(format_table(comparison_table(entry["comparison"]), left=2))
+        if "reranking" in entry:
+            print(f"\n{key}: re-ranked by {options.rerank}")
+            print(format_table(comparison_table(entry["reranking"], ("plain", "re-ranked")), left=2))
         if "stress" in entry:
             print(f"\n{key}: text-to-image under disturbance")
             print(format_table(stress_table(entry["stress"], entry["text_to_image"]), left=3))

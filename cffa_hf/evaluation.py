@@ -21,6 +21,7 @@ from cffa_hf.data.pairs import CaptionDataset, ImageDataset
 from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError
 from cffa_hf.metrics import MatchRanks, match_ranks, retrieval_metrics
+from cffa_hf.reranking import KReciprocalReranking
 
 
 @dataclass
@@ -43,7 +44,7 @@ class RetrievalEmbeddings:
     text_cameras: Sequence[str | None] | None = None
     image_cameras: Sequence[str | None] | None = None
 
-    def text_to_image(self) -> MatchRanks:
+    def text_to_image(self, rerank: KReciprocalReranking | None = None) -> MatchRanks:
         """Rank the images for every caption; with cameras, images of the same person and camera do not count."""
         return match_ranks(
             self.text,
@@ -52,9 +53,10 @@ class RetrievalEmbeddings:
             self.image_ids,
             query_cameras=self.text_cameras,
             gallery_cameras=self.image_cameras,
+            rerank=rerank,
         )
 
-    def image_to_text(self) -> MatchRanks:
+    def image_to_text(self, rerank: KReciprocalReranking | None = None) -> MatchRanks:
         """Rank the captions for every image; with cameras, captions of the same person and camera do not count."""
         return match_ranks(
             self.image,
@@ -63,7 +65,22 @@ class RetrievalEmbeddings:
             self.text_ids,
             query_cameras=self.image_cameras,
             gallery_cameras=self.text_cameras,
+            rerank=rerank,
         )
+
+    def rerank(self, neighbours: int) -> tuple[KReciprocalReranking, MatchRanks, MatchRanks]:
+        """Rank in both directions with k-reciprocal re-ranking.
+
+        Args:
+            neighbours: k of the re-ranking.
+
+        Returns:
+            The re-ranking of the images, text-to-image and image-to-text.
+        """
+        among_images, among_captions = (
+            KReciprocalReranking(gallery, neighbours=neighbours) for gallery in (self.image, self.text)
+        )
+        return among_images, self.text_to_image(among_images), self.image_to_text(among_captions)
 
 
 class RetrievalEvaluator:

@@ -16,6 +16,7 @@ from cffa_hf.arguments import (
 )
 from cffa_hf.errors import InputError
 from cffa_hf.provenance import SELECTIONS
+from cffa_hf.reranking import KReciprocalReranking
 
 CONFIG_FOLDER = Path("configs")
 
@@ -42,6 +43,14 @@ class EvaluationArguments:
     confidence: bool = field(default=False, metadata={"help": "95%% bootstrap intervals over identities"})
     compare: str | None = field(default=None, metadata={"help": "Another checkpoint: paired test on the same queries"})
     stress: bool = field(default=False, metadata={"help": "Evaluate with disturbed captions and images"})
+    rerank: str | None = field(
+        default=None,
+        metadata={"help": "Rank once more, re-ranked, and compare", "choices": [KReciprocalReranking.method]},
+    )
+    rerank_neighbours: int = field(
+        default=8,
+        metadata={"help": "Nearest items compared by the re-ranking; one to two times the images of a person is best"},
+    )
     slices: bool = field(default=False, metadata={"help": "Results by length of the caption and by what it mentions"})
     check_leaks: bool = field(
         default=False, metadata={"help": "Compare the images of all splits and warn of those that are in two"}
@@ -59,6 +68,8 @@ class EvaluationArguments:
         """Refuse numbers that cannot be."""
         if self.batch_size < 1 or self.num_workers < 0:
             raise ValueError(f"batch_size {self.batch_size} and num_workers {self.num_workers} must be positive")
+        if self.rerank_neighbours < 1:
+            raise ValueError(f"rerank_neighbours must be at least 1, not {self.rerank_neighbours}")
 
 
 @dataclass(frozen=True)

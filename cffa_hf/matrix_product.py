@@ -13,6 +13,7 @@ ONEDNN = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 ONEDNN_OPERATIONS = 2**23  # multiplications; below, the call costs more than it saves
+BLOCK = 1024  # rows multiplied at once: what the back end copies and makes of them stays in the cache
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -24,3 +25,20 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         bias: float32 `(out,)`.
     """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Write the dot products of all rows of two matrices into `out`, in blocks and outside autocast.
+
+    Args:
+        left: `(rows, width)`.
+        right: `(columns, width)`, of any floating type; blocks of it are converted to the type of `left`.
+        out: `(rows, columns)`, of the type of `left`.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        for block, columns in zip(right.split(BLOCK), out.split(BLOCK, dim=1), strict=True):
+            large = left.numel() * len(block) >= ONEDNN_OPERATIONS
+            if ONEDNN and large and left.device.type == "cpu" and left.dtype == torch.float32:
+                columns.copy_(onednn_linear(left.contiguous(), block.to(left.dtype)))
+            else:
+                torch.mm(left, block.to(left.dtype).T, out=columns)

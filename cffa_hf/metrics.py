@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from cffa_hf.errors import InputError
-from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS, onednn_linear
+from cffa_hf.matrix_product import multiply
 
 CHUNK_BYTES = 256 * 2**20  # scores and temporaries of one chunk
-GALLERY_BLOCK = 1024  # gallery rows multiplied at once: what the back end copies and makes of them stays in the cache
+GALLERY_BLOCK = 1024  # gallery rows compared at once
 
 Ids = Tensor | np.ndarray | Sequence[int]
 Cameras = Tensor | np.ndarray | Sequence[str] | Sequence[int] | Sequence[str | None]
@@ -88,6 +88,7 @@ def match_ranks(
     *,
     query_cameras: Cameras | None = None,
     gallery_cameras: Cameras | None = None,
+    rerank: Callable[[Tensor], None] | None = None,
     chunk_size: int | None = None,
 ) -> MatchRanks:
     """Rank the matches of every query by dot product.
@@ -104,6 +105,7 @@ def match_ranks(
         query_cameras: with `gallery_cameras`, removes the items of the query's identity from the query's camera, as in
             re-identification. An unknown camera (None) equals no other.
         gallery_cameras: camera of every gallery item.
+        rerank: changes the scores of some queries, `(queries, gallery)`, in place; see `cffa_hf.reranking`.
         chunk_size: queries scored at once; by default as many as fit into 256 MiB.
 
     Raises:
@@ -127,13 +129,11 @@ def match_ranks(
     copies, originals = _duplicate_rows(gallery)
 
     def write_scores(start: int, stop: int, scores: Tensor) -> None:
-        rows = queries[start:stop].to(device, dtype)
-        parts = zip(gallery.split(GALLERY_BLOCK), scores.split(GALLERY_BLOCK, dim=1), strict=True)
-        with torch.autocast(device.type, enabled=False):
-            for block, out in parts:
-                _multiply(rows, block.to(dtype), out)
+        multiply(queries[start:stop].to(device, dtype), gallery, scores)
         if len(copies):
             scores[:, copies] = scores[:, originals]
+        if rerank is not None:
+            rerank(scores)
 
     matches = _Matches(query_ids, gallery_ids, query_cameras, gallery_cameras, len(queries), len(gallery))
     return _rank_in_chunks(write_scores, matches, dtype, device, chunk_size)
@@ -336,15 +336,6 @@ def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tenso
     place = torch.arange(own.shape[1], device=own.device)
     ranks = place + 1 + at_least - own_at_least
     return ranks[place < counted.sum(dim=1, keepdim=True)]
-
-
-def _multiply(rows: Tensor, block: Tensor, out: Tensor) -> None:
-    """Write the products of all rows with all rows of a block into `out`."""
-    large = rows.numel() * len(block) >= ONEDNN_OPERATIONS
-    if ONEDNN and large and rows.device.type == "cpu" and rows.dtype == torch.float32:
-        out.copy_(onednn_linear(rows.contiguous(), block))
-    else:
-        torch.mm(rows, block.T, out=out)
 
 
 def _sort_rows(scores: Tensor) -> Tensor:

@@ -111,6 +111,13 @@ def entry_tables(entry: Mapping[str, Any]) -> list[ReportTable]:
         )
         title = f"Compared with {comparison['other']['name']}"
         tables.append(ReportTable(title, text, comparison_table(comparison), left=2))
+    if reranking := entry.get("reranking"):
+        text = (
+            f"{reranking['method']} with {reranking['neighbours']} neighbours, {reranking['query_neighbours']} of the "
+            f"query, weight {reranking['weight']}; difference and test as between two checkpoints."
+        )
+        table = comparison_table(reranking, ("plain", "re-ranked"))
+        tables.append(ReportTable("Re-ranking", text, table, left=2))
     if disturbances := entry.get("stress"):
         text = "Text-to-image, with captions or images disturbed more and more."
         tables.append(ReportTable("Robustness", text, stress_table(disturbances, entry["text_to_image"]), left=3))

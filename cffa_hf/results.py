@@ -133,7 +133,30 @@ def comparison_entry(
     Raises:
         InputError: if queries or gallery differ.
     """
-    entry: dict[str, Any] = {"other": other.to_dict()}
+    return {"other": other.to_dict(), **paired_entry(theirs, ours)}
+
+
+def reranking_entry(
+    settings: Mapping[str, str | int | float],
+    plain: tuple[MatchRanks, MatchRanks],
+    reranked: tuple[MatchRanks, MatchRanks],
+) -> dict[str, Any]:
+    """Compare re-ranked results with the plain ones.
+
+    Args:
+        settings: method of the re-ranking and its numbers.
+        plain: ranks without it, text-to-image and image-to-text.
+        reranked: ranks with it.
+
+    Returns:
+        The settings, and by direction and metric the same as `comparison_entry`; `this` is re-ranked.
+    """
+    return {**settings, **paired_entry(plain, reranked)}
+
+
+def paired_entry(theirs: tuple[MatchRanks, MatchRanks], ours: tuple[MatchRanks, MatchRanks]) -> dict[str, Any]:
+    """Return by direction and metric `other`, `this`, `difference`, `low`, `high`, `p_value`."""
+    entry = {}
     for direction, their_ranks, our_ranks in zip(DIRECTIONS, theirs, ours, strict=True):
         values = retrieval_metrics(their_ranks), retrieval_metrics(our_ranks)
         entry[direction] = {

@@ -24,9 +24,14 @@ def metrics_table(entries: Mapping[str, Mapping[str, Any]]) -> Table:
     return lines
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """Return a line for each direction and metric: both systems, the difference with its interval, the p value."""
-    lines = [["", "", comparison["other"]["name"], "this", "difference", "p"]]
+def comparison_table(comparison: Mapping[str, Any], names: tuple[str, str] | None = None) -> Table:
+    """Return a line for each direction and metric: both systems, the difference with its interval, the p value.
+
+    Args:
+        comparison: two checkpoints, or plain and re-ranked.
+        names: of the other and of this; by default the other checkpoint's, and `this`.
+    """
+    lines = [["", "", *(names or (comparison["other"]["name"], "this")), "difference", "p"]]
     for direction, title in DIRECTIONS.items():
         for metric, values in comparison[direction].items():
             difference = f"{values['difference']:+.2f} [{values['low']:+.2f}, {values['high']:+.2f}]"

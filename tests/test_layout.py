@@ -10,7 +10,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))
 }
 LAYERS = [  # each may import what stands before it, and its siblings where that makes no circle
-    {"errors", "version", "configuration_cffa", "matrix_product", "cpu_layers", "cpu_memory"}
+    {"errors", "version", "configuration_cffa", "matrix_product", "reranking", "cpu_layers", "cpu_memory"}
     | {"losses", "metrics", "significance", "arguments"},
     {"modeling_cffa", "data"},
     {"evaluation"},

@@ -6,7 +6,15 @@ import pytest
 from cffa_hf.errors import InputError
 from cffa_hf.metrics import MatchRanks
 from cffa_hf.provenance import Checkpoint
-from cffa_hf.results import comparison_entry, confidence_entry, entry_key, read_splits, split_entry, write_results
+from cffa_hf.results import (
+    comparison_entry,
+    confidence_entry,
+    entry_key,
+    read_splits,
+    reranking_entry,
+    split_entry,
+    write_results,
+)
 from cffa_hf.tables import comparison_table, format_table, metrics_table, slices_table, stress_table
 
 TEXT = MatchRanks.from_lists([[1], [2], [1, 3], []], [1, 1, 2, 9], 3)
@@ -72,6 +80,10 @@ def test_confidence_and_comparison():
     json.dumps([confidence, comparison])
     lines = comparison_table(comparison)
     assert lines[1][:5] == ["text-to-image", "Rank-1", "0.00", "66.67", "+66.67 [+50.00, +100.00]"]
+    reranking = reranking_entry({"method": "k_reciprocal", "neighbours": 8}, (WORSE, IMAGE), (TEXT, IMAGE))
+    del comparison["other"]
+    assert reranking == {"method": "k_reciprocal", "neighbours": 8, **comparison}
+    assert comparison_table(reranking, ("plain", "re-ranked"))[0][2:4] == ["plain", "re-ranked"]
     shown = metrics_table({"test": {**entry(), "confidence": confidence}})
     assert shown[1][2].startswith("66.67 [")
 

@@ -60,11 +60,13 @@ def test_everything_at_once_over_two_datasets(world):
     done = run_eval(
         *(model, "--config", world / "cuhk_pedes.yaml", world / "rstpreid.yaml", "--num_workers", 0),
         *("--confidence", "--compare", world / "other", "--stress", "--slices", "--check-leaks", "--report"),
+        *("--rerank", "k_reciprocal", "--rerank_neighbours", 4),
     )
     assert done.returncode == 0, done.stderr
     assert "chosen on: validation" in done.stdout
     assert "cuhk_pedes/test" in done.stdout
     assert "rstpreid/test" in done.stdout
+    assert "test: re-ranked by k_reciprocal" in done.stdout
     assert "Encoding images" in done.stderr
     results = json.loads((model / "results.json").read_text())
     assert list(results["splits"]) == ["test", "rstpreid/test"]
@@ -74,6 +76,11 @@ def test_everything_at_once_over_two_datasets(world):
         assert entry["counts"]["captions"] == 24
         assert entry["counts"]["images"] == 12
         assert {"confidence", "comparison", "stress", "slices"} <= entry.keys()
+        assert entry["reranking"]["neighbours"] == 4
+        for direction in ("text_to_image", "image_to_text"):
+            reranked = entry["reranking"][direction]["mAP"]
+            assert reranked["other"] == entry[direction]["mAP"]
+            assert 0 < reranked["this"] <= 100
         assert 0 <= entry["text_to_image"]["rank1"] <= 100
     names = {"ranking.png", "failures.png", "cmc.png", "selection.png", "stress.png"}
     assert names | {f"rstpreid-test-{name}" for name in names} | {"report.html"} <= {
@@ -102,6 +109,8 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
     [
         (["data", "--config", "cuhk_pedes.yaml"], "no config.json"),
         (["model", "--config", "missing.yaml"], "does not exist"),
+        (["model", "--rerank", "best"], "k_reciprocal"),
+        (["model", "--config", "cuhk_pedes.yaml", "--rerank_neighbours", "0"], "rerank_neighbours"),
         (["model", "--config", "cuhk_pedes.yaml", "--dataset_root", "model"], "CUHK-PEDES"),
         (["model", "--config", "cuhk_pedes.yaml", "--annotation_file", "nothing.json"], "nothing.json"),
     ],
