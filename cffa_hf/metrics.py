@@ -364,15 +364,16 @@ def _duplicate_rows(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """
     weights = torch.randint(-(2**62), 2**62, (embeddings.shape[1],), generator=torch.Generator().manual_seed(0))
     weights = weights.to(embeddings.device) * 2 + 1
-    hashes = []
+    # Written in place: small results between large temporaries would keep the heap from reusing these.
+    hashes = torch.empty(len(embeddings), dtype=torch.int64, device=embeddings.device)
     dtype, integer = torch.float32, torch.int32
     if embeddings.dtype == torch.float64:
         dtype, integer = torch.float64, torch.int64
-    for block in embeddings.split(GALLERY_BLOCK):
+    for block, out in zip(embeddings.split(GALLERY_BLOCK), hashes.split(GALLERY_BLOCK), strict=True):
         # Adding zero turns -0.0 into 0.0. Integer sums wrap around and are exact in any order.
         bits = (block.to(dtype) + 0.0).view(integer)
-        hashes.append((bits * weights).sum(dim=1))
-    values, order = torch.cat(hashes).sort(stable=True)
+        torch.sum(bits * weights, dim=1, out=out)
+    values, order = hashes.sort(stable=True)
     repeats = torch.zeros_like(values, dtype=torch.bool)
     repeats[1:] = values[1:] == values[:-1]
     first = torch.where(repeats, 0, torch.arange(len(values), device=values.device)).cummax(0).values
