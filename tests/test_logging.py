@@ -1,6 +1,10 @@
 """What a run writes into a TensorBoard file, and what it measures."""
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -92,6 +96,30 @@ def test_tensorboard_gets_everything(tmp_path, monkeypatch):
     assert board["train/temperature"][2] == pytest.approx(0.015)
     assert all(value > 0 for value in board["train/grad_norm"].values())  # although nothing is clipped
     assert all(0 <= value <= 100 for value in board["train/mlm_accuracy"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
+def test_other_trackers_get_everything(tmp_path, tracker):
+    if importlib.util.find_spec(tracker) is None:
+        pytest.skip(f"{tracker} is not installed; it is the user's choice")
+    script = f"""
+from pathlib import Path
+from tests.test_logging import tiny_trainer
+tiny_trainer(
+    Path({str(tmp_path / "run")!r}), report_to=[{tracker!r}], eval_strategy="epoch", project="people", run_name="first"
+).train()
+"""
+    offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **offline}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in {".db", ".db-wal", ".wandb"})
+    terms = [f"loss_{term}" for term in ("alignment_global", "alignment_local", "identity", "mlm")]
+    names = [*terms, "grad_norm", "temperature", "learning_rate_heads_biases", "mlm_accuracy", "images_per_second"]
+    for tag in [*(f"train/{name}" for name in names), "eval/rank1", "eval/image_to_text_mAP"]:
+        assert tag.encode() in written, tag
 
 
 def test_the_wait_for_data_is_measured(tmp_path):
