@@ -15,6 +15,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluator
 from cffa_hf.evaluation_arguments import parse_evaluation_arguments
 from cffa_hf.evaluation_figures import draw_figures
+from cffa_hf.output_folder import make_output_folder
 from cffa_hf.provenance import dataset_fingerprint, open_checkpoint
 from cffa_hf.report import ReportFigure, write_report
 from cffa_hf.results import (
@@ -39,7 +40,7 @@ def main() -> None:
     if options.selected_on:
         checkpoint = replace(checkpoint, selected_on=options.selected_on)
     other = open_checkpoint(options.compare, device=options.device) if options.compare else None
-    output_dir = Path(options.output_dir or checkpoint.output_dir)
+    output_dir = make_output_folder(options.output_dir or checkpoint.output_dir)
     earlier = read_splits(output_dir, checkpoint)
     entries: dict[str, dict[str, Any]] = {}
     figures: dict[str, list[ReportFigure]] = {}

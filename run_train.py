@@ -17,6 +17,7 @@ from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.errors import InputError
+from cffa_hf.output_folder import make_output_folder
 from cffa_hf.run_record import write_run_record
 from cffa_hf.safety import TrainingStopped
 from cffa_hf.trainer import CFFATrainer
@@ -25,6 +26,7 @@ from cffa_hf.trainer import CFFATrainer
 def main() -> None:
     """Read the data, make the model, train it, and save the part that embeds."""
     model_args, data_args, args = parse_arguments()
+    make_output_folder(args.output_dir)
     set_seed(args.seed)
 
     with args.main_process_first(desc="reading the data"):
