@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
+from cffa_hf.arguments import DataArguments
 from cffa_hf.data.images import check_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.workers import plain_error
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluator
-from cffa_hf.evaluation_arguments import parse_evaluation_arguments
+from cffa_hf.evaluation_arguments import EvaluationArguments, parse_evaluation_arguments
 from cffa_hf.evaluation_figures import draw_figures
 from cffa_hf.output_folder import make_output_folder
 from cffa_hf.provenance import dataset_fingerprint, open_checkpoint
@@ -45,30 +46,15 @@ def main() -> None:
     entries: dict[str, dict[str, Any]] = {}
     figures: dict[str, list[ReportFigure]] = {}
 
-    for data_args in run.datasets:
-        data = load_person_dataset(
-            str(data_args.dataset),
-            data_args.dataset_root,
-            annotation_file=data_args.annotation_file,
-            validation_identities=data_args.validation_identities,
-            test_identities=data_args.test_identities,
-            seed=data_args.split_seed,
-        )
+    loaded = [(data_args, load_split(data_args, options)) for data_args in run.datasets]
+    for data_args, rows in loaded:
         name, split = Path(str(data_args.dataset)).name, options.split
-        if split not in data:
-            raise InputError(f"{name} has no {split} split, only {', '.join(data)}; choose one of these with --split.")
-        rows = data[split]
-        if data_args.check_images:
-            check_images(DatasetDict({split: rows}))
-        if options.check_leaks:
-            warn_of_leaks(data)
-
         evaluator = RetrievalEvaluator(
             rows, checkpoint.processor, batch_size=options.batch_size, num_workers=options.num_workers
         )
         embeddings = evaluator.embed(checkpoint.model, camera_aware=options.camera_aware)
         ranks = embeddings.text_to_image(), embeddings.image_to_text()
-        key = entry_key(earlier | entries, name, split)
+        key = entry_key(earlier | entries, entries, name, split)
         entry = entries[key] = split_entry(name, split, dataset_fingerprint(rows), *ranks)
         entry["camera_aware"] = options.camera_aware
         if options.confidence:
@@ -109,6 +95,27 @@ def main() -> None:
     if options.report:
         written.append(write_report(output_dir / "report.html", results, entries, figures).name)
     print(f"\nwritten to {output_dir}: {', '.join(written)}")
+
+
+def load_split(data_args: DataArguments, options: EvaluationArguments) -> Dataset:
+    """Read a dataset, check it, and return the split that is evaluated."""
+    data = load_person_dataset(
+        str(data_args.dataset),
+        data_args.dataset_root,
+        annotation_file=data_args.annotation_file,
+        validation_identities=data_args.validation_identities,
+        test_identities=data_args.test_identities,
+        seed=data_args.split_seed,
+    )
+    split = options.split
+    if split not in data:
+        name = Path(str(data_args.dataset)).name
+        raise InputError(f"{name} has no {split} split, only {', '.join(data)}; choose one of these with --split.")
+    if data_args.check_images:
+        check_images(DatasetDict({split: data[split]}))
+    if options.check_leaks:
+        warn_of_leaks(data)
+    return data[split]
 
 
 if __name__ == "__main__":

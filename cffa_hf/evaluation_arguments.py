@@ -67,7 +67,9 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         if self.batch_size < 1 or self.num_workers < 0:
-            raise ValueError(f"batch_size {self.batch_size} and num_workers {self.num_workers} must be positive")
+            raise ValueError(
+                f"batch_size must be at least 1 and num_workers at least 0, not {self.batch_size}, {self.num_workers}"
+            )
         if self.rerank_neighbours < 1:
             raise ValueError(f"rerank_neighbours must be at least 1, not {self.rerank_neighbours}")
 

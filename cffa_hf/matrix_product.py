@@ -13,7 +13,8 @@ ONEDNN = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 ONEDNN_OPERATIONS = 2**23  # multiplications; below, the call costs more than it saves
-BLOCK = 1024  # rows multiplied at once: what the back end copies and makes of them stays in the cache
+BLOCK = 1024  # columns made at once: what the back end copies and makes of them stays in the cache
+ROW_BLOCK = 4096  # rows that are converted at once
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,14 +32,20 @@ def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
     """Write the dot products of all rows of two matrices into `out`, in blocks and outside autocast.
 
     Args:
-        left: `(rows, width)`.
-        right: `(columns, width)`, of any floating type; blocks of it are converted to the type of `left`.
-        out: `(rows, columns)`, of the type of `left`.
+        left: `(rows, width)`; blocks of both are converted to the type and device of `out`.
+        right: `(columns, width)`.
+        out: `(rows, columns)`.
     """
-    with torch.autocast(left.device.type, enabled=False):
-        for block, columns in zip(right.split(BLOCK), out.split(BLOCK, dim=1), strict=True):
-            large = left.numel() * len(block) >= ONEDNN_OPERATIONS
-            if ONEDNN and large and left.device.type == "cpu" and left.dtype == torch.float32:
-                columns.copy_(onednn_linear(left.contiguous(), block.to(left.dtype)))
-            else:
-                torch.mm(left, block.to(left.dtype).T, out=columns)
+    with torch.autocast(out.device.type, enabled=False):
+        for rows, rows_out in zip(left.split(ROW_BLOCK), out.split(ROW_BLOCK), strict=True):
+            block = rows.to(out.device, out.dtype).contiguous()
+            for columns, part in zip(right.split(BLOCK), rows_out.split(BLOCK, dim=1), strict=True):
+                _multiply_block(block, columns.to(out.device, out.dtype), part)
+
+
+def _multiply_block(left: Tensor, right: Tensor, out: Tensor) -> None:
+    large = left.numel() * len(right) >= ONEDNN_OPERATIONS
+    if ONEDNN and large and left.device.type == "cpu" and left.dtype == torch.float32:
+        out.copy_(onednn_linear(left, right.contiguous()))
+    else:
+        torch.mm(left, right.T, out=out)

@@ -112,11 +112,14 @@ def match_ranks(
         InputError: if shapes and lengths do not fit together, or an embedding is not finite.
     """
     for name, embeddings in (("query_embeddings", query_embeddings), ("gallery_embeddings", gallery_embeddings)):
-        if embeddings.ndim != 2:
-            raise InputError(f"{name} must have the shape (items, width), not {tuple(embeddings.shape)}.")
-        broken = (~embeddings.detach().sum(dim=1, dtype=torch.float32).isfinite()).nonzero().flatten()
-        if len(broken):
-            raise InputError(f"Row {int(broken[0])} of {name} holds NaN or infinity; encode that item again.")
+        if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:
+            shape = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
+            raise InputError(f"{name} must be a tensor of the shape (items, width), not {shape}.")
+        for start in range(0, len(embeddings), GALLERY_BLOCK):
+            finite = embeddings[start : start + GALLERY_BLOCK].detach().isfinite().all(dim=1)
+            if not finite.all():
+                row = start + int((~finite).nonzero()[0])
+                raise InputError(f"Row {row} of {name} holds NaN or infinity; encode that item again.")
     if query_embeddings.shape[1] != gallery_embeddings.shape[1]:
         raise InputError(
             f"Queries have width {query_embeddings.shape[1]} and the gallery {gallery_embeddings.shape[1]}; "
@@ -129,11 +132,11 @@ def match_ranks(
     copies, originals = _duplicate_rows(gallery)
 
     def write_scores(start: int, stop: int, scores: Tensor) -> None:
-        multiply(queries[start:stop].to(device, dtype), gallery, scores)
-        if len(copies):
-            scores[:, copies] = scores[:, originals]
+        multiply(queries[start:stop], gallery, scores)
         if rerank is not None:
             rerank(scores)
+        if len(copies):
+            scores[:, copies] = scores[:, originals]
 
     matches = _Matches(query_ids, gallery_ids, query_cameras, gallery_cameras, len(queries), len(gallery))
     return _rank_in_chunks(write_scores, matches, dtype, device, chunk_size)
@@ -151,7 +154,7 @@ def match_ranks_from_scores(
     """Rank the matches of every query in a score matrix, greater is better.
 
     Args:
-        scores: `(queries, gallery)`, left unchanged; integers and infinities are allowed.
+        scores: `(queries, gallery)`, left unchanged; infinities are allowed, and integers to 2**53.
         query_ids: identity of every query.
         gallery_ids: identity of every gallery item.
         query_cameras: see `match_ranks`.
@@ -406,6 +409,8 @@ def _encode_cameras(query: Cameras, gallery: Cameras, queries: int, items: int) 
     for label, part, length in zip(("query_cameras", "gallery_cameras"), names, (queries, items), strict=True):
         if len(part) != length:
             raise InputError(f"{label} must hold one camera for each of the {length} items, not {len(part)}.")
+    # NaN, which tables write for what is missing, equals not even itself.
+    names = [[None if name != name else name for name in part] for part in names]
     known = sorted({name for name in chain(*names) if name is not None}, key=str)
     codes = {name: code for code, name in enumerate(known)}
     return (

@@ -101,7 +101,7 @@ def quiet_loading() -> Iterator[None]:
 def weights_digest(folder: Path) -> str:
     """Return the SHA-256 of the weight files of a folder; of a single file it is what the Hub shows for it."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
@@ -118,6 +118,8 @@ def read_selection(folder: Path) -> str:
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return "unknown"
+    if not isinstance(state, dict):
         return "unknown"
     best = state.get("best_model_checkpoint")
     if not best:

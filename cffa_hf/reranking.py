@@ -14,6 +14,8 @@ from cffa_hf.errors import InputError
 from cffa_hf.matrix_product import multiply
 
 ROWS = 256  # queries, or gallery items, worked on at once
+MOST_NEIGHBOURS = 200  # time and memory grow with their cube
+COMPARED = 2**26  # neighbours compared with neighbours at once
 PAIRS = 2**16  # gallery items compared pair by pair at once
 
 
@@ -37,10 +39,12 @@ class KReciprocalReranking:
     method = "k_reciprocal"
 
     def __init__(self, gallery: Tensor, *, neighbours: int = 8, query_neighbours: int = 3, weight: float = 0.3):
-        if neighbours < 1 or query_neighbours < 1 or not 0 <= weight <= 1:
+        if gallery.ndim != 2:
+            raise InputError(f"Re-ranking needs a gallery of the shape (items, width), not {tuple(gallery.shape)}.")
+        if not 1 <= neighbours <= MOST_NEIGHBOURS or query_neighbours < 1 or not 0 <= weight <= 1:
             raise InputError(
-                "Re-ranking needs at least 1 neighbour, at least 1 neighbour of the query and a weight from 0 to 1, not "
-                f"{neighbours}, {query_neighbours} and {weight}."
+                f"Re-ranking needs 1 to {MOST_NEIGHBOURS} neighbours, at least 1 neighbour of the query and a weight "
+                f"from 0 to 1, not {neighbours}, {query_neighbours} and {weight}."
             )
         self.neighbours, self.query_neighbours, self.weight = neighbours, query_neighbours, weight
         self.gallery_size = len(gallery)
@@ -58,7 +62,13 @@ class KReciprocalReranking:
         return {"method": self.method, **numbers}
 
     def __call__(self, scores: Tensor) -> None:
-        """Change the scores of queries in place, `(queries, gallery)`."""
+        """Change the scores of queries in place, `(queries, gallery)`.
+
+        Raises:
+            InputError: if the gallery has another size.
+        """
+        if scores.shape[1] != self.gallery_size:
+            raise InputError(f"Re-ranking knows {self.gallery_size} items, but there are scores of {scores.shape[1]}.")
         for rows in scores.split(ROWS):
             rows.mul_(1 - self.weight).add_(self.similarity(rows), alpha=self.weight)
 
@@ -96,7 +106,8 @@ def neighbour_shares(gallery: Tensor, neighbours: int) -> tuple[Tensor, Tensor, 
     wide = _reciprocal(nearest)
     narrow = _reciprocal(nearest[:, : round(neighbours / 2) + 1])
     pairs = []
-    for items in torch.arange(len(gallery), device=gallery.device).split(ROWS):
+    rows = max(1, min(ROWS, COMPARED // (nearest.shape[1] ** 2 * narrow.shape[1])))
+    for items in torch.arange(len(gallery), device=gallery.device).split(rows):
         own, known = nearest[items], wide[items]
         theirs, real = nearest[own][..., : narrow.shape[1]], narrow[own]  # (items, k + 1, k / 2 + 1)
         among = (theirs[..., None] == own[:, None, None]) & known[:, None, None]

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +83,19 @@ def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, di
     return results
 
 
-def entry_key(earlier: Mapping[str, Any], dataset: str, split: str) -> str:
+def entry_key(earlier: Mapping[str, Any], taken: Collection[str], dataset: str, split: str) -> str:
     """Name an entry: by its split alone for the first dataset, by dataset and split for every other one.
 
     Args:
-        earlier: entries that are there already.
+        earlier: entries that are there already; the same name replaces one of an earlier run.
+        taken: keys of this run; another dataset of the same name is numbered.
         dataset: name of the dataset.
         split: name of the split.
     """
     main = next((entry["dataset"] for key, entry in earlier.items() if "/" not in key), dataset)
-    return split if dataset == main else f"{dataset}/{split}"
+    key = split if dataset == main else f"{dataset}/{split}"
+    numbered = (f"{dataset}/{split}/{number}" for number in count(2))
+    return next(name for name in chain([key], numbered) if name not in taken)
 
 
 def read_splits(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:

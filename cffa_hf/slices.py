@@ -76,6 +76,8 @@ def attribute_groups(rows: datasets.Dataset) -> dict[str, Tensor]:
         details = {line["file_path"]: line for line in lines}
         labels: list[set[str]] = []
         for file_path, captions in zip(rows["file_path"], rows["captions"], strict=True):
+            if file_path not in details:
+                raise ValueError(f"it has no line for {file_path}")
             detail = details[file_path]
             view = {f"{name} {value}" for name, value in detail.get("view", {}).items() if isinstance(value, str)}
             mentions = detail["mentions"]

@@ -184,16 +184,29 @@ def test_types_of_embeddings_and_scores(dtype):
         assert match_ranks_from_scores(*arrays).tolist() == expected
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("apart", [(False, False), (True, False), (False, True)])
 def test_large_products_equal_those_of_integers(apart):
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randint(-3, 4, (count, 256), generator=generator) for count in (97, 2100))
     query_ids, gallery_ids = torch.arange(97) % 30, torch.arange(2100) % 30
-    floats = queries.T.float().contiguous().T if apart else queries.float()
-    assert floats.is_contiguous() != apart
-    ranks = match_ranks(floats, gallery.float(), query_ids, gallery_ids)
+    floats = [
+        part.T.float().contiguous().T if away else part.float()
+        for part, away in zip((queries, gallery), apart, strict=True)
+    ]
+    assert tuple(not part.is_contiguous() for part in floats) == apart
+    ranks = match_ranks(*floats, query_ids, gallery_ids)
     expected = reference_ranks((queries @ gallery.T).tolist(), query_ids.tolist(), gallery_ids.tolist())
     assert ranks.tolist() == expected
+
+
+def test_large_numbers_are_finite_and_nan_is_no_camera():
+    ranks = match_ranks(torch.tensor([[2e38, 2e38, 0.0]]), torch.eye(3) * 1e-3, [1], [1, 2, 1])
+    assert ranks.tolist() == [[2, 3]]
+    ranks = match_ranks(torch.tensor([[1e200]], dtype=torch.float64), torch.ones(1, 1), [1], [1])
+    assert ranks.tolist() == [[1]]
+    missing = float("nan")
+    same = match_ranks(torch.ones(1, 1), torch.ones(1, 1), [1], [1], query_cameras=[missing], gallery_cameras=[missing])
+    assert same.tolist() == [[1]]
 
 
 def test_gradients_and_autocast_do_not_matter():
@@ -265,7 +278,8 @@ def valid():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query_embeddings": torch.ones(3)}, "query_embeddings must have the shape"),
+        ({"query_embeddings": torch.ones(3)}, r"query_embeddings must be a tensor of the shape .*\(3,\)"),
+        ({"gallery_embeddings": np.ones((4, 3))}, "gallery_embeddings must be a tensor .* ndarray"),
         ({"gallery_embeddings": torch.ones(4, 5)}, "same model"),
         ({"query_embeddings": torch.tensor([[1.0, 1, 1], [1, torch.nan, 1]])}, "Row 1 of query_embeddings"),
         ({"gallery_embeddings": torch.full((4, 3), torch.inf)}, "Row 0 of gallery_embeddings"),

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from cffa_hf.data.rows import FEATURES
 from cffa_hf.errors import InputError
-from cffa_hf.provenance import dataset_fingerprint, open_checkpoint, package_versions, read_selection
+from cffa_hf.provenance import dataset_fingerprint, open_checkpoint, package_versions, read_selection, weights_digest
 from tests.tiny import person_rows, tiny_model, tiny_processor
 
 ROWS = person_rows(identities=2)
@@ -70,6 +70,13 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path, monkeypatch):
         open_checkpoint(tmp_path)
     with pytest.raises(InputError, match="device"):
         open_checkpoint(run, device="abacus")
+
+
+def test_records_of_another_shape_and_older_weight_files(tmp_path):
+    (tmp_path / "trainer_state.json").write_text("[]")
+    assert read_selection(tmp_path) == "unknown"
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    assert weights_digest(tmp_path) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_the_fingerprint_sees_images_captions_and_identities(tmp_path):

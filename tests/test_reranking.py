@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cffa_hf.reranking as reranking_module
 from cffa_hf.errors import InputError
 from cffa_hf.metrics import match_ranks, retrieval_metrics
 from cffa_hf.reranking import KReciprocalReranking, neighbour_shares
@@ -113,10 +114,30 @@ def test_chunks_do_not_matter(chunk_size):
     assert parts.tolist() == whole.tolist()
 
 
+def test_copies_tie_in_every_order():
+    gallery, ids = unit(1, 4, 0).repeat(30, 1), torch.tensor([7] * 3 + [8] * 27)
+    for seed in range(5):
+        order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+        reranking = KReciprocalReranking(gallery)
+        assert match_ranks(unit(1, 4, 1), gallery, [7], ids[order], rerank=reranking).tolist() == [[28, 29, 30]]
+
+
+def test_many_neighbours_are_compared_in_parts(monkeypatch):
+    gallery = unit(40, 6, 0)
+    whole = neighbour_shares(gallery, 12)
+    monkeypatch.setattr(reranking_module, "COMPARED", 1)
+    for one, other in zip(neighbour_shares(gallery, 12), whole, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_an_empty_gallery_and_bad_numbers():
     empty = KReciprocalReranking(torch.zeros(0, 4))
     assert match_ranks(unit(2, 4, 0), torch.zeros(0, 4), [1, 2], [], rerank=empty).tolist() == [[], []]
-    for wrong in ({"neighbours": 0}, {"query_neighbours": 0}, {"weight": 1.5}):
+    with pytest.raises(InputError, match="knows 3 items"):
+        KReciprocalReranking(unit(3, 4, 0))(torch.zeros(2, 5))
+    with pytest.raises(InputError, match="shape"):
+        KReciprocalReranking(torch.ones(3))
+    for wrong in ({"neighbours": 0}, {"neighbours": 201}, {"query_neighbours": 0}, {"weight": 1.5}):
         with pytest.raises(InputError, match="Re-ranking needs"):
             KReciprocalReranking(unit(3, 4, 0), **wrong)
     assert KReciprocalReranking(unit(3, 4, 0)).settings["method"] == "k_reciprocal"

@@ -57,10 +57,18 @@ def test_results_of_other_weights_are_not_mixed(tmp_path):
 
 
 def test_other_datasets_have_keys_of_their_own():
-    assert entry_key({}, "cuhk_pedes", "test") == "test"
+    assert entry_key({}, {}, "cuhk_pedes", "test") == "test"
     earlier = {"validation": entry(split="validation")}
-    assert entry_key(earlier, "cuhk_pedes", "test") == "test"
-    assert entry_key(earlier, "rstpreid", "test") == "rstpreid/test"
+    assert entry_key(earlier, {}, "cuhk_pedes", "test") == "test"
+    assert entry_key(earlier, {}, "rstpreid", "test") == "rstpreid/test"
+
+
+def test_two_datasets_of_one_name_both_stay():
+    taken = {"test": entry()}
+    assert entry_key(taken, taken, "cuhk_pedes", "test") == "cuhk_pedes/test/2"
+    taken["cuhk_pedes/test/2"] = entry()
+    assert entry_key(taken, taken, "cuhk_pedes", "test") == "cuhk_pedes/test/3"
+    assert [line[0] for line in metrics_table(taken)[1::2]] == ["cuhk_pedes/test", "cuhk_pedes/test/2"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -100,10 +100,11 @@ def warn_of_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[L
         numbers = ", ".join(
             f"{number} x {kind}" for kind in kinds if (number := sum(leak.kind == kind for leak in leaks))
         )
-        names = "; ".join(str(leak) for kind in kinds for leak in [leak for leak in leaks if leak.kind == kind][:3])
+        named = [leak for kind in kinds for leak in [leak for leak in leaks if leak.kind == kind][:3]]
+        names, shown = "; ".join(map(str, named)), len(named)
         warnings.warn(
             f"The splits share what they must not share, so results will be too good ({numbers}): {names}"
-            f"{' ...' if len(leaks) > 3 else ''}.",
+            f"{'; ...' if shown < len(leaks) else '.'}",
             stacklevel=2,
         )
     return leaks
