@@ -16,7 +16,7 @@ from cffa_hf.arguments import (
 )
 from cffa_hf.errors import InputError
 from cffa_hf.provenance import SELECTIONS
-from cffa_hf.reranking import KReciprocalReranking
+from cffa_hf.reranking import MOST_NEIGHBOURS, KReciprocalReranking
 
 CONFIG_FOLDER = Path("configs")
 
@@ -70,8 +70,8 @@ class EvaluationArguments:
             raise ValueError(
                 f"batch_size must be at least 1 and num_workers at least 0, not {self.batch_size}, {self.num_workers}"
             )
-        if self.rerank_neighbours < 1:
-            raise ValueError(f"rerank_neighbours must be at least 1, not {self.rerank_neighbours}")
+        if not 1 <= self.rerank_neighbours <= MOST_NEIGHBOURS:
+            raise ValueError(f"rerank_neighbours must be from 1 to {MOST_NEIGHBOURS}, not {self.rerank_neighbours}")
 
 
 @dataclass(frozen=True)

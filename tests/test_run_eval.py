@@ -111,7 +111,7 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
         (["model", "--config", "missing.yaml"], "does not exist"),
         (["model", "--config", "cuhk_pedes.yaml", "--output_dir", "cuhk_pedes.yaml"], "choose another --output_dir"),
         (["model", "--rerank", "best"], "k_reciprocal"),
-        (["model", "--config", "cuhk_pedes.yaml", "--rerank_neighbours", "0"], "rerank_neighbours"),
+        (["model", "--config", "cuhk_pedes.yaml", "--rerank_neighbours", "201"], "from 1 to 200"),
         (["model", "--config", "cuhk_pedes.yaml", "--dataset_root", "model"], "CUHK-PEDES"),
         (["model", "--config", "cuhk_pedes.yaml", "--annotation_file", "nothing.json"], "nothing.json"),
     ],
