@@ -393,7 +393,10 @@ def _offsets(counts: Tensor) -> Tensor:
 
 def _as_ids(ids: Ids, name: str, length: int) -> Tensor:
     """Return identities as int64 on the CPU."""
-    values = torch.as_tensor(ids).cpu()
+    try:
+        values = torch.as_tensor(ids).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be integers; number the identities ({error}).") from error
     if values.numel() == 0:
         values = values.to(torch.int64)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:

@@ -285,6 +285,8 @@ def valid():
         ({"gallery_embeddings": torch.full((4, 3), torch.inf)}, "Row 0 of gallery_embeddings"),
         ({"query_ids": [1]}, "query_ids must hold one identity for each of the 2 items"),
         ({"gallery_ids": [0.5, 1, 2, 2]}, "gallery_ids must be integers"),
+        ({"gallery_ids": ["a", "b", "c", "c"]}, "gallery_ids must be integers; number"),
+        ({"gallery_ids": np.array(["a", "b", "c", "c"])}, "gallery_ids must be integers; number"),
         ({"query_cameras": [1, 2]}, "give both or neither"),
         ({"query_cameras": [1, 2], "gallery_cameras": [1]}, "gallery_cameras must hold one camera"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
