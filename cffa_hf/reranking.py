@@ -16,7 +16,7 @@ from cffa_hf.matrix_product import multiply
 ROWS = 256  # queries, or gallery items, worked on at once
 MOST_NEIGHBOURS = 200  # time and memory grow with their cube
 COMPARED = 2**26  # neighbours compared with neighbours at once
-PAIRS = 2**16  # gallery items compared pair by pair at once
+PAIRS = 2**12  # gallery items compared pair by pair at once: 2 x 24 MiB at width 1536
 
 
 class KReciprocalReranking:
@@ -118,25 +118,27 @@ def neighbour_shares(gallery: Tensor, neighbours: int) -> tuple[Tensor, Tensor, 
             pairs.append(items[row] * len(gallery) + members[row, column])
     unique = torch.cat(pairs).unique() if pairs else torch.zeros(0, dtype=torch.int64)
     owners, members = unique // max(1, len(gallery)), unique % max(1, len(gallery))
-    cosines = [
-        (gallery[left] * gallery[right]).sum(dim=1)
-        for left, right in zip(owners.split(PAIRS), members.split(PAIRS), strict=True)
-    ]
-    shares = (2 * torch.cat(cosines) - 2).exp()
+    cosines = gallery.new_empty(len(owners))
+    for left, right, out in zip(owners.split(PAIRS), members.split(PAIRS), cosines.split(PAIRS), strict=True):
+        torch.sum(gallery[left] * gallery[right], dim=1, out=out)
+    shares = (2 * cosines - 2).exp()
     return owners, members, shares / shares.new_zeros(len(gallery)).index_add_(0, owners, shares)[owners]
 
 
 def _nearest(gallery: Tensor, neighbours: int) -> Tensor:
     """Return each item and its nearest others, `(gallery, k + 1)`, itself first."""
-    rows = []
+    # Written in place: small results between large temporaries would keep the heap from reusing these.
+    count = max(1, min(neighbours + 1, len(gallery)))
+    nearest = torch.empty(len(gallery), count, dtype=torch.int64, device=gallery.device)
+    buffer = gallery.new_empty(min(ROWS, len(gallery)), len(gallery))
     for start in range(0, len(gallery), ROWS):
         block = gallery[start : start + ROWS]
-        cosines = block.new_empty(len(block), len(gallery))
+        cosines = buffer[: len(block)]
         multiply(block, gallery, cosines)
         items = torch.arange(len(block), device=gallery.device)
         cosines[items, start + items] = torch.inf
-        rows.append(cosines.topk(min(neighbours + 1, len(gallery)), dim=1).indices)
-    return torch.cat(rows) if rows else torch.zeros(0, 1, dtype=torch.int64)
+        nearest[start : start + ROWS] = cosines.topk(count, dim=1).indices
+    return nearest
 
 
 def _reciprocal(nearest: Tensor) -> Tensor:
