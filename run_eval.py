@@ -2,22 +2,17 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
-
-from cffa_hf.arguments import DataArguments
-from cffa_hf.data.images import check_images
-from cffa_hf.data.leaks import warn_of_leaks
-from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.data.seen import dataset_fingerprint, read_seen
 from cffa_hf.data.workers import plain_error
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluator
-from cffa_hf.evaluation_arguments import EvaluationArguments, parse_evaluation_arguments
+from cffa_hf.evaluation_arguments import parse_evaluation_arguments
 from cffa_hf.evaluation_figures import draw_figures
+from cffa_hf.evaluation_split import load_split
 from cffa_hf.output_folder import make_output_folder
-from cffa_hf.provenance import dataset_fingerprint, open_checkpoint
+from cffa_hf.provenance import open_checkpoint
 from cffa_hf.report import ReportFigure, write_report
 from cffa_hf.results import (
     comparison_entry,
@@ -25,6 +20,7 @@ from cffa_hf.results import (
     entry_key,
     read_splits,
     reranking_entry,
+    shared_sentence,
     split_entry,
     write_results,
 )
@@ -46,9 +42,10 @@ def main() -> None:
     entries: dict[str, dict[str, Any]] = {}
     figures: dict[str, list[ReportFigure]] = {}
 
-    loaded = [(data_args, load_split(data_args, options)) for data_args in run.datasets]
-    for data_args, rows in loaded:
-        name, split = Path(str(data_args.dataset)).name, options.split
+    seen = {opened.name: read_seen(opened.folder) for opened in (checkpoint, other) if opened}
+    loaded = [load_split(data_args, options.split, seen, check_leaks=options.check_leaks) for data_args in run.datasets]
+    for part in loaded:
+        name, split, rows = part.dataset, part.split, part.rows
         evaluator = RetrievalEvaluator(
             rows, checkpoint.processor, batch_size=options.batch_size, num_workers=options.num_workers
         )
@@ -56,7 +53,7 @@ def main() -> None:
         ranks = embeddings.text_to_image(), embeddings.image_to_text()
         key = entry_key(earlier | entries, entries, name, split)
         entry = entries[key] = split_entry(name, split, dataset_fingerprint(rows), *ranks)
-        entry["camera_aware"] = options.camera_aware
+        entry |= {"camera_aware": options.camera_aware, "division": part.division, "shared": part.shared}
         if options.confidence:
             entry["confidence"] = confidence_entry(*ranks)
         if other:
@@ -79,6 +76,7 @@ def main() -> None:
     print(f"{checkpoint.name} (checkpoint chosen on: {checkpoint.selected_on})")
     print(format_table(metrics_table(entries), left=2))
     for key, entry in entries.items():
+        print(*filter(None, [f"{key}: {entry['division']}", shared_sentence(entry)]), sep=" ")
         if "comparison" in entry:
             print(f"\n{key}: compared with {options.compare}")
             print(format_table(comparison_table(entry["comparison"]), left=2))
@@ -95,27 +93,6 @@ def main() -> None:
     if options.report:
         written.append(write_report(output_dir / "report.html", results, entries, figures).name)
     print(f"\nwritten to {output_dir}: {', '.join(written)}")
-
-
-def load_split(data_args: DataArguments, options: EvaluationArguments) -> Dataset:
-    """Read a dataset, check it, and return the split that is evaluated."""
-    data = load_person_dataset(
-        str(data_args.dataset),
-        data_args.dataset_root,
-        annotation_file=data_args.annotation_file,
-        validation_identities=data_args.validation_identities,
-        test_identities=data_args.test_identities,
-        seed=data_args.split_seed,
-    )
-    split = options.split
-    if split not in data:
-        name = Path(str(data_args.dataset)).name
-        raise InputError(f"{name} has no {split} split, only {', '.join(data)}; choose one of these with --split.")
-    if data_args.check_images:
-        check_images(DatasetDict({split: data[split]}))
-    if options.check_leaks:
-        warn_of_leaks(data)
-    return data[split]
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from cffa_hf.data.images import check_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.pairs import PairDataset
+from cffa_hf.data.seen import read_seen, seen_by_run
 from cffa_hf.errors import InputError
 from cffa_hf.output_folder import make_output_folder
-from cffa_hf.run_record import write_run_record
+from cffa_hf.run_record import is_rendered, public_name, write_run_record
 from cffa_hf.safety import TrainingStopped
 from cffa_hf.trainer import CFFATrainer
+from cffa_hf.whole_checkpoints import checkpoint_to_resume
 
 
 def main() -> None:
@@ -42,6 +44,18 @@ def main() -> None:
             check_images(data)
             if args.should_save:
                 warn_of_leaks(data)
+    seen = None
+    if args.should_save:
+        resumed = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+        seen = seen_by_run(
+            data,
+            str(public_name(data_args.dataset)),
+            is_rendered(data_args.dataset, data_args.dataset_root),
+            start=read_seen(model_args.init_from),
+            resumed=read_seen(resumed),
+            allow_shared_people=data_args.allow_shared_people,
+        )
+        print(f"{data_args.dataset}: {data.division.sentence}")
 
     identities = len(set(data["train"]["person_id"]))
     captions = (caption for captions in data["train"]["captions"] for caption in captions)
@@ -69,6 +83,7 @@ def main() -> None:
         eval_dataset=data.get("validation"),
         data_collator=PairCollator(tokenizer.pad_token_id),
         processing_class=processor,
+        seen=seen,
         training_transform=TrainingTransform(
             SpecialTokens.from_tokenizer(tokenizer),
             share_masked_captions=data_args.share_masked_captions,
@@ -82,7 +97,7 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_published()
     trainer.save_state()
-    write_run_record(args.output_dir, model_args, data_args, args, data, trainer)
+    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen)
     if args.push_to_hub:
         trainer.push_to_hub()
 

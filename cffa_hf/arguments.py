@@ -98,6 +98,12 @@ class DataArguments:
         default=None, metadata={"help": "Identities held out for the test, in one's own data without splits"}
     )
     split_seed: int = field(default=0, metadata={"help": "Chooses the identities that are held out"})
+    allow_shared_people: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on where validation or test people are among those that the weights have seen; results are marked"
+        },
+    )
     check_images: bool = field(default=True, metadata={"help": "Decode every image once before training starts"})
     cache_images: bool = field(
         default=False, metadata={"help": "Keep all images, resized, in the cache of datasets: no decoding in training"}

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, AnnotationFormat
+from cffa_hf.data.division import Division
+from cffa_hf.results import shared_sentence
 from cffa_hf.run_record import hub_name
 from cffa_hf.version import VERSION
 
@@ -224,7 +228,24 @@ def data_section(dataset: dict[str, Any], spec: AnnotationFormat | None, rendere
         [name, *(counted(counts.get(what)) for what in ("identities", "images", "captions"))]
         for name, counts in splits.items()
     ]
-    return {"text": dataset_phrase(dataset.get("name"), spec, rendered) + ".", "rows": rows, "rendered": rendered}
+    text = (
+        f"{dataset_phrase(dataset.get('name'), spec, rendered)}. {division_sentence(dataset.get('division'))}".strip()
+    )
+    return {"text": text, "rows": rows, "rendered": rendered}
+
+
+def division_sentence(recorded: Any) -> str:
+    """Say how the people of the data were divided, from what is recorded of it; empty if that is nothing."""
+    try:
+        return Division.model_validate(recorded).sentence
+    except ValidationError:
+        return ""
+
+
+def shared_sentences(measured: list[dict[str, Any]]) -> list[str]:
+    """Say of each measured split what it shares with the checkpoint's training, if anything."""
+    found = [(part["split"], shared_sentence(part)) for part in measured if part.get("shared")]
+    return [f"{table_cell(split)}: {sentence}" for split, sentence in found if sentence]
 
 
 def setting_rows(record: dict[str, Any]) -> list[list[str]] | None:
@@ -357,7 +378,7 @@ def dataset_origin(spec: AnnotationFormat | None, rendered: bool) -> str:
         return "Drawn and described by the demo generator of cffa_hf, under the Apache License 2.0."
     if spec:
         return (
-            f"This is {spec.folder}, in one row for each image; splits and identities are those of its authors. "
+            f"This is {spec.folder}, in one row for each image; identities are those of its authors. "
             f"{spec.request[0].upper()}{spec.request[1:]}. Their terms hold for this copy.\n\n"
             f"```bibtex\n{CITATIONS[spec.name]}\n```"
         )

@@ -134,6 +134,7 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         results_data=text.results_data(measured, rendered),
         selected=text.selection_sentence(results, training),
         published=text.published_sentence(measured),
+        shared=text.shared_sentences(measured),
         wrong_answers=text.wrong_answers(measured),
         from_openai_clip=text.is_openai_clip(record),
         data=text.data_section(dataset, spec, rendered),
@@ -203,6 +204,7 @@ def dataset_card(
     repo_id: str,
     *,
     rendered: bool,
+    division: str = "",
     notes: str = "",
     kept: Mapping[str, Any] | None = None,
 ) -> DatasetCard:
@@ -213,6 +215,7 @@ def dataset_card(
         name: What the dataset is called in a config.
         repo_id: Where it is published.
         rendered: Whether the people do not exist.
+        division: How the people were divided, in a sentence.
         notes: What a person wrote.
         kept: Metadata of an earlier card, as in `model_card`.
     """
@@ -243,6 +246,7 @@ def dataset_card(
             [split, *(text.counted(counts[what]) for what in ("identities", "images", "captions"))]
             for split, counts in splits.items()
         ],
+        division=division,
         origin=text.dataset_origin(spec, rendered),
         begin_notes=BEGIN_NOTES,
         end_notes=END_NOTES,

@@ -23,6 +23,7 @@ from cffa_hf.cards import (
     shows_benchmark,
 )
 from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.data.seen import SEEN_RECORD, read_seen
 from cffa_hf.errors import InputError
 from cffa_hf.hub_client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.modeling_cffa import CFFAModel
@@ -34,7 +35,15 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 MODELLING_CODE = PACKAGE / "modeling_cffa.py"
 PICTURES = ("*ranking.png", "*cmc.png")
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", RUN_RECORD, RESULTS, TRAINING_PICTURE, *PICTURES)
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    RUN_RECORD,
+    SEEN_RECORD,
+    RESULTS,
+    TRAINING_PICTURE,
+    *PICTURES,
+)
 SPACES = {"metric": PACKAGE / "person_retrieval"}
 
 
@@ -230,6 +239,8 @@ def copy_records(source: Path, out: Path, *, private: bool) -> None:
     if record:
         read_record(record)
         shutil.copyfile(record, out / RUN_RECORD)
+    if read_seen(source):
+        shutil.copyfile(source / SEEN_RECORD, out / SEEN_RECORD)
     curves = read_record(source / "trainer_state.json").get("log_history")
     if isinstance(curves, list):
         draw_training_curves(curves, out / TRAINING_PICTURE)

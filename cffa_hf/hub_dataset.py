@@ -11,7 +11,9 @@ from huggingface_hub import CommitInfo
 
 from cffa_hf.card_text import known_format, licence_warning
 from cffa_hf.cards import dataset_card
+from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.data.seen import SEEN_RECORD, read_seen
 from cffa_hf.errors import InputError
 from cffa_hf.hub import new_folder, notes_and_metadata, replace_folder
 from cffa_hf.hub_client import check_repo_id, commit_folder, open_repository, read_readme
@@ -34,6 +36,22 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--dry-run", metavar="OUT", help="write the folder that would be published, and publish nothing"
     )
+    parser.add_argument(
+        "--run",
+        dest="training",
+        metavar="FOLDER",
+        help="divide people as this training run did, which is recorded there",
+    )
+    parser.add_argument(
+        "--split-seed", type=int, default=0, metavar="N", help="as split_seed of a training (default: 0)"
+    )
+    for split in ("validation", "test"):
+        parser.add_argument(
+            f"--{split}-identities",
+            type=int,
+            metavar="N",
+            help=f"as {split}_identities of a training (default: a tenth)",
+        )
     parser.add_argument("--public", action="store_true", help="let everybody see it: only if you may pass it on")
     parser.set_defaults(run=run_push_dataset)
 
@@ -44,13 +62,30 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: If the data cannot be read, or as `publish_model`.
     """
-    data = load_person_dataset(arguments.dataset, arguments.dataset_root, validation_identities=0)
     name, rendered = str(public_name(arguments.dataset)), is_rendered(arguments.dataset, arguments.dataset_root)
+    data = load_person_dataset(
+        arguments.dataset,
+        arguments.dataset_root,
+        validation_identities=arguments.validation_identities,
+        test_identities=arguments.test_identities,
+        seed=arguments.split_seed,
+    )
+    if arguments.training:
+        seen = read_seen(arguments.training)
+        if seen is None:
+            raise InputError(
+                f"{arguments.training}: has no {SEEN_RECORD}, so its division is not known; leave --run out."
+            )
+        data = seen.divide(data, name, rendered)
     warning = "" if rendered else licence_warning(known_format(name))
     images = sum(map(len, data.values()))
     who = "for everybody to see" if arguments.public else "privately"
     where = f"to the folder {arguments.dry_run}" if arguments.dry_run else f"{who} as {arguments.repo_id}"
-    print(f"{warning}\nThese {images:,} images and their captions now go {where}.".strip(), file=sys.stderr, flush=True)
+    print(
+        f"{warning}\n{data.division.sentence}\nThese {images:,} images and their captions now go {where}.".strip(),
+        file=sys.stderr,
+        flush=True,
+    )
     if arguments.dry_run:
         check_repo_id(arguments.repo_id)
         with new_folder() as folder:
@@ -125,7 +160,9 @@ def write_dataset_folder(
             Dataset(InMemoryTable(table), info=shard.info).to_parquet(path)
     notes, kept = notes_and_metadata(readme, repo_id)
     counts = {str(split): count_split(rows) for split, rows in data.items()}
-    dataset_card(counts, name, repo_id, rendered=rendered, notes=notes, kept=kept).save(out / "README.md")
+    division = data.division.sentence if isinstance(data, PersonDatasetDict) else ""
+    card = dataset_card(counts, name, repo_id, rendered=rendered, division=division, notes=notes, kept=kept)
+    card.save(out / "README.md")
 
 
 def shard_bounds(rows: Dataset) -> list[tuple[int, int]]:

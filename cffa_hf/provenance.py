@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -161,17 +160,6 @@ def _locate(name: str) -> tuple[Path, str | None]:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"{name}: neither a folder here nor a model that can be had from the Hub.") from error
     return downloaded, downloaded.name
-
-
-def dataset_fingerprint(rows: datasets.Dataset) -> str:
-    """Return 16 hexadecimal digits that stand for identities, captions and image files of a split, in their order."""
-    digest = hashlib.sha256()
-    for row in rows.select_columns(["image", "captions", "person_id"]):
-        image = row["image"]
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        digest.update(hashlib.blake2b(content).digest())
-        digest.update(json.dumps([row["person_id"], row["captions"]], ensure_ascii=False).encode())
-    return digest.hexdigest()[:16]
 
 
 def package_versions() -> dict[str, str]:

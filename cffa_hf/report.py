@@ -12,6 +12,7 @@ from PIL import Image
 
 from cffa_hf.errors import InputError
 from cffa_hf.figures import DPI
+from cffa_hf.results import shared_sentence
 from cffa_hf.tables import Table, comparison_table, metrics_table, slices_table, stress_table
 
 
@@ -91,6 +92,7 @@ def write_report(
     )
     page = environment.get_template("report.html").render(
         results=results,
+        shared_sentence=shared_sentence,
         overview=ReportTable("Retrieval", "", metrics_table(entries), left=2),
         sections=[(entry, entry_tables(entry), figures.get(key, ())) for key, entry in entries.items()],
     )

@@ -168,3 +168,22 @@ def paired_entry(theirs: tuple[MatchRanks, MatchRanks], ours: tuple[MatchRanks, 
             for name, difference in paired_test(their_ranks, our_ranks).items()
         }
     return entry
+
+
+def shared_sentence(entry: Mapping[str, Any]) -> str:
+    """Say what a measured split shares with the checkpoint's training; empty if it shares nothing.
+
+    Args:
+        entry: Of `results.json`; entries of older versions have no record.
+    """
+    shared = entry.get("shared")
+    if shared == []:
+        return ""
+    if not isinstance(shared, list):
+        return "What the checkpoint was trained on is not recorded, so shared people could not be found."
+    parts = [
+        f"{part['people']:,} people and {part['images']:,} images that the checkpoint was {part['role']} on"
+        for part in shared
+        if isinstance(part, Mapping) and all(isinstance(part.get(name), int) for name in ("people", "images"))
+    ]
+    return f"NOT A FAIR TEST: this split shares {' and '.join(parts)}; its results are too good."

@@ -22,6 +22,7 @@ from transformers import Trainer
 
 from cffa_hf.arguments import CFFATrainingArguments, DataArguments, ModelArguments
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, DEMO_MARKER
+from cffa_hf.data.seen import SeenData
 from cffa_hf.losses import LossSettings
 from cffa_hf.version import VERSION
 
@@ -32,7 +33,7 @@ PUBLISHED = {"mal_scale": "batch", "precision": "published", "vocabulary_size": 
 PUBLISHED_PRECISION = "float16 weights, updated in place"
 # Settings that say where things are, how often something is reported, or what the record names elsewhere.
 NOT_RECIPE = {
-    *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images"),
+    *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_total_limit", "greater_is_better"),
     *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy"),
 }
@@ -47,6 +48,7 @@ def write_run_record(
     training_args: CFFATrainingArguments,
     dataset_dict: DatasetDict,
     trainer: Trainer,
+    seen: SeenData | None = None,
 ) -> None:
     """Write `run.json` after training; only the first process writes.
 
@@ -57,11 +59,13 @@ def write_run_record(
         training_args: As the run was started.
         dataset_dict: The data that were read.
         trainer: After `train()`.
+        seen: What the run has seen; None: not recorded.
     """
     if not trainer.is_world_process_zero():
         return
     state = trainer.state
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    own = seen.datasets[-1] if seen else None
     record = {
         "format": 1,
         "package": package_version(),
@@ -69,7 +73,11 @@ def write_run_record(
         "dataset": {
             "name": public_name(data_args.dataset),
             "rendered": is_rendered(data_args.dataset, data_args.dataset_root),
-            "splits": {split: count_split(rows) for split, rows in dataset_dict.items()},
+            "division": {**own.division.model_dump(), "sentence": own.division.sentence} if own else None,
+            "splits": {
+                split: count_split(rows) | ({"fingerprint": own.splits[split].fingerprint} if own else {})
+                for split, rows in dataset_dict.items()
+            },
         },
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {

@@ -288,6 +288,7 @@ class SafeTrainer(Trainer):
                         self.state.save_to_json(os.path.join(unfinished, name, STATE_FILE))
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
+                    self._save_records(os.path.join(unfinished, name))
                     write_through(unfinished)
                     replace_folder(os.path.join(unfinished, name), folder)
             finally:
@@ -299,6 +300,9 @@ class SafeTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(folder)
         self.accelerator.wait_for_everyone()
+
+    def _save_records(self, folder: str) -> None:
+        """Write what else belongs beside the weights of a checkpoint; nothing here."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload a checkpoint once it has its name: uploads go on in the background."""

@@ -29,6 +29,7 @@ from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.cpu_memory import kept_memory
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
+from cffa_hf.data.seen import SeenData
 from cffa_hf.distributed import process_count, synchronise_batch_norm
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluationCallback, RetrievalEvaluator
@@ -125,6 +126,7 @@ class CFFATrainer(SafeTrainer):
         *args: As for `Trainer`; `train_dataset` is a PairDataset, `eval_dataset` rows in the dataset form (or a dict of
             such), `data_collator` a PairCollator and `processing_class` the CLIPProcessor.
         training_transform: Draws augmentation, corruption and masking for each batch, on the training device.
+        seen: What the run sees; recorded beside the weights of every checkpoint.
         **kwargs: As for `Trainer`.
     """
 
@@ -135,11 +137,11 @@ class CFFATrainer(SafeTrainer):
     # The terms are sums or means over one batch; over accumulated batches their mean is taken.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args: Any, training_transform: TrainingTransform, **kwargs: Any):
+    def __init__(self, *args: Any, training_transform: TrainingTransform, seen: SeenData | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.args.device.type == "cpu":
             use_cpu_layers(self.model)
-        self.training_transform = training_transform
+        self.training_transform, self.seen = training_transform, seen
         self.add_callback(RetrievalEvaluationCallback)
         self.monitor = TrainingMonitor()
         self.add_callback(self.monitor)
@@ -373,6 +375,11 @@ class CFFATrainer(SafeTrainer):
             with explained_writes("the model", output_dir, self.run_folder):
                 save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir, weights)
                 self.processing_class.save_pretrained(output_dir)
+                self._save_records(output_dir)
+
+    def _save_records(self, folder: str) -> None:
+        if self.seen is not None:
+            self.seen.write(folder)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Draw pairs as `sampler` says, in the same order for every number of processes."""

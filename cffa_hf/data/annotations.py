@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
-
+from cffa_hf.data.division import PersonDatasetDict, division_between
 from cffa_hf.data.rows import (
     SPLITS,
     PersonRow,
@@ -126,7 +125,7 @@ def load_annotations(
     annotation_file: str | Path | None = None,
     validation_identities: int | None = None,
     seed: int = 0,
-) -> DatasetDict:
+) -> PersonDatasetDict:
     """Load one of the three benchmarks from its own files.
 
     Counts that differ from the official ones are a warning with both numbers (only an information in the log for
@@ -165,7 +164,8 @@ def load_annotations(
     _check_counts(spec, rows, file)
     if validation_identities is None and spec.has_validation:
         validation_identities = 0
-    return rows_to_dataset(hold_out_validation(rows, file, validation_identities, seed), images)
+    divided = hold_out_validation(rows, file, validation_identities, seed)
+    return PersonDatasetDict(rows_to_dataset(divided, images), division_between(rows, divided, seed))
 
 
 def _find(spec: AnnotationFormat, root: Path, annotation_file: str | Path | None) -> tuple[Path, Path]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, concatenate_datasets
 
+from cffa_hf.data.division import PersonDatasetDict, division_between
 from cffa_hf.data.rows import (
     FEATURES,
     SPLITS,
@@ -68,7 +69,7 @@ def load_folder(
     validation_identities: int | None = None,
     test_identities: int | None = None,
     seed: int = 0,
-) -> DatasetDict:
+) -> PersonDatasetDict:
     """Load a folder of images with `metadata.jsonl`, `metadata.csv` or `metadata.parquet` (the ImageFolder convention).
 
     Columns: `file_name` (relative to the metadata file), `captions` (a list; in a CSV a JSON list) or `caption` (one
@@ -99,10 +100,10 @@ def load_folder(
     rows = _make_rows(records, source, _NAMES, origins.__getitem__)
     rows = _merge_captions(rows, origins.__getitem__)
     check_files(rows, folder, source, origins.__getitem__)
-    rows = assign_splits(
+    divided = assign_splits(
         rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
     )
-    return rows_to_dataset(rows, folder)
+    return PersonDatasetDict(rows_to_dataset(divided, folder), division_between(rows, divided, seed))
 
 
 def _folder_record(entry: Any, row: int, split: str | None, prefix: str) -> Any:
@@ -302,7 +303,7 @@ def load_dataset_dict(
     validation_identities: int | None = None,
     test_identities: int | None = None,
     seed: int = 0,
-) -> DatasetDict:
+) -> PersonDatasetDict:
     """Bring a dataset of the `datasets` library into the dataset form.
 
     Columns: `image`, `captions` (list) or `caption`, `person_id`, and where known `split`, `camera`, `file_path` (or
@@ -354,13 +355,13 @@ def load_dataset_dict(
             if isinstance(entry.get("image_id"), int):
                 record["source_id"] = entry["image_id"]
     rows = _make_rows(records, source, {}, origins.__getitem__)
-    rows = assign_splits(
+    divided_rows = assign_splits(
         rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
     )
     all_images = concatenate_datasets(kept)
     result = DatasetDict()
     for split, chosen in groupby(
-        sorted(rows, key=lambda row: SPLITS.index(row.split or "train")), lambda row: row.split
+        sorted(divided_rows, key=lambda row: SPLITS.index(row.split or "train")), lambda row: row.split
     ):
         part_rows = list(chosen)
         columns = row_columns(part_rows)
@@ -368,4 +369,4 @@ def load_dataset_dict(
         texts = Dataset.from_dict(columns, features=Features({name: FEATURES[name] for name in columns}))
         joined = concatenate_datasets([all_images.select([row.image_id for row in part_rows]), texts], axis=1)
         result[str(split)] = joined.select_columns(list(FEATURES))
-    return result
+    return PersonDatasetDict(result, division_between(rows, divided_rows, seed))

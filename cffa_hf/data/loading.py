@@ -8,6 +8,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
+from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.folder import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
 from cffa_hf.errors import InputError
 
@@ -22,7 +23,7 @@ def load_person_dataset(
     validation_identities: int | None = None,
     test_identities: int | None = None,
     seed: int = 0,
-) -> DatasetDict:
+) -> PersonDatasetDict:
     """Load person images with captions from wherever they are.
 
     Args:
@@ -38,7 +39,7 @@ def load_person_dataset(
 
     Returns:
         Splits "train", "validation" and "test", as far as there are any, with the columns `image` (not decoded),
-        `captions`, `person_id`, `image_id`, `file_path` and `camera`.
+        `captions`, `person_id`, `image_id`, `file_path` and `camera`; its `division` says how people came into them.
 
     Raises:
         InputError: names what is wrong and the remedy, and what is possible when nothing fits.
@@ -100,7 +101,7 @@ def _load_benchmark(
     validation_identities: int | None,
     test_identities: int | None,
     seed: int,
-) -> DatasetDict:
+) -> PersonDatasetDict:
     if test_identities is not None:
         raise InputError(f"test_identities is {test_identities}, but {name} has a test split; leave the setting out.")
     return load_annotations(

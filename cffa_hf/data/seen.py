@@ -1,0 +1,375 @@
+"""What a checkpoint has seen: the people and images that it was trained and chosen on, recorded beside its weights.
+
+The record lies in `seen.json`. An evaluation divides the data as the training did, and finds people and images that were
+not kept from it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, concatenate_datasets
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import BaseModel, ValidationError
+
+from cffa_hf.data.division import Division, PersonDatasetDict
+from cffa_hf.data.rows import SPLITS, count
+from cffa_hf.errors import InputError
+
+SEEN_RECORD = "seen.json"
+# What each split of a training did to its checkpoint.
+ROLES = {"train": "trained", "validation": "chosen"}
+
+
+class SeenSplit(BaseModel):
+    """One split of a dataset that a run has read.
+
+    Attributes:
+        fingerprint: As `dataset_fingerprint` gives it.
+        people: Digests of the images of each identity.
+    """
+
+    fingerprint: str
+    people: dict[int, list[str]]
+
+
+class SeenDataset(BaseModel):
+    """A dataset that a run has read.
+
+    Attributes:
+        name: As a config names it, without a path.
+        rendered: Whether it is rendered demo data.
+        division: How its people were divided.
+        splits: By name.
+    """
+
+    name: str
+    rendered: bool
+    division: Division
+    splits: dict[str, SeenSplit]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a split has in common with data that a checkpoint was trained or chosen on.
+
+    Attributes:
+        role: "trained" or "chosen".
+        people: Identities, as the evaluated data name them.
+        images: Paths of the images that are the same files.
+    """
+
+    role: str
+    people: tuple[int, ...]
+    images: tuple[str, ...]
+
+    def __str__(self) -> str:
+        first = f", first identity {self.people[0]}" + (f", image {self.images[0]}" if self.images else "")
+        numbers = f"{count(len(self.people), 'identity')} and {count(len(self.images), 'image')}"
+        return f"{numbers} that the checkpoint was {self.role} on{first}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers for `results.json`."""
+        return {"role": self.role, "people": len(self.people), "images": len(self.images)}
+
+
+class SeenData(BaseModel):
+    """The record of what a checkpoint has seen.
+
+    Attributes:
+        format: Of the file.
+        datasets: The run's own dataset last, before it those that the weights it started from had seen.
+    """
+
+    format: Literal[1] = 1
+    datasets: list[SeenDataset]
+
+    def write(self, folder: str | Path) -> None:
+        """Write `seen.json` into a folder."""
+        (Path(folder) / SEEN_RECORD).write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+    def _match(self, name: str, rendered: bool, people_of: Mapping[str, set[int]]) -> "_Match | None":
+        """Find the newest recorded dataset that is the given one, and match its people.
+
+        It is the same if one image is; or, where none is (all were saved anew), if it has the same name and neither is
+        rendered, since renderings of one name differ by their seed.
+        """
+        matches = (_Match.between(seen, name, rendered, people_of) for seen in reversed(self.datasets))
+        return next((match for match in matches if match), None)
+
+    def divide(self, data: PersonDatasetDict, name: str, rendered: bool) -> PersonDatasetDict:
+        """Divide people as the run did, where they were drawn; people whom it has not seen are for the test.
+
+        Args:
+            data: As loaded with any seed.
+            name: As a config names it.
+            rendered: Whether it is rendered demo data.
+        """
+        drawn = [split for split in data.division.drawn if split in data]
+        possible = data.division.drawn
+        digests = {split: image_digests(data[split]) for split in drawn}
+        match = self._match(name, rendered, _people_by_digest({split: data[split] for split in drawn}, digests))
+        if not drawn or match is None:
+            return data
+        unseen = "test" if data.division.how == "divided" else "train"
+        wanted = {
+            split: [match.split_of(person, possible) or unseen for person in data[split]["person_id"][:]]
+            for split in drawn
+        }
+        if all(set(splits) <= {split} for split, splits in wanted.items()):
+            return data
+        pooled = concatenate_datasets([data[split] for split in drawn])
+        targets = [target for split in drawn for target in wanted[split]]
+        ids = pooled["image_id"][:]
+        parts = {split: rows for split, rows in data.items() if split not in drawn}
+        for split in SPLITS:
+            chosen = sorted((index for index, target in enumerate(targets) if target == split), key=ids.__getitem__)
+            if chosen:
+                parts[split] = pooled.select(chosen)
+        ordered = {split: parts[split] for split in SPLITS if split in parts}
+        identities = {split: len(set(rows["person_id"])) for split, rows in ordered.items()}
+        division = match.seen.division.model_copy(update={"identities": identities})
+        return PersonDatasetDict(ordered, division)
+
+    def shared_with(self, data: Mapping[str, Dataset], split: str, name: str, rendered: bool) -> list[Shared]:
+        """Find what a split has in common with the data that the checkpoint was trained and chosen on.
+
+        A person is the same if one image of them is, in whatever split of the data; and, in the same dataset, if the
+        identity has the same number, unless the images show that identities were numbered anew.
+
+        Args:
+            data: All splits of the dataset; the others tell more images of the same people.
+            split: The one that is evaluated.
+            name: As a config names the dataset.
+            rendered: Whether it is rendered demo data.
+
+        Returns:
+            One entry for each role in which something is shared, "trained" first.
+        """
+        digests = {part: image_digests(rows) for part, rows in data.items()}
+        people_of = _people_by_digest(data, digests)
+        paths, persons = data[split]["file_path"][:], data[split]["person_id"][:]
+        found = []
+        for part, role in ROLES.items():
+            people: set[int] = set()
+            images: set[str] = set()
+            for seen in self.datasets:
+                if part not in seen.splits:
+                    continue
+                known = {digest for files in seen.splits[part].people.values() for digest in files}
+                images |= {path for path, digest in zip(paths, digests[split], strict=True) if digest[:16] in known}
+                match = _Match.between(seen, name, rendered, people_of)
+                if match:
+                    people |= {person for person in persons if part in match.splits_of(person)}
+            if people:
+                found.append(Shared(role, tuple(sorted(people)), tuple(sorted(images))))
+        return found
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A recorded dataset, and which of its people the given data show.
+
+    Attributes:
+        seen: The recorded dataset.
+        linked: Identities of the given data -> splits in which one of their images is recorded.
+        by_number: Recorded identities -> splits; empty where numbers cannot be compared.
+    """
+
+    seen: SeenDataset
+    linked: dict[int, set[str]]
+    by_number: dict[int, set[str]]
+
+    @classmethod
+    def between(
+        cls, seen: SeenDataset, name: str, rendered: bool, people_of: Mapping[str, set[int]]
+    ) -> "_Match | None":
+        """Match a recorded dataset with given data; None if they are different ones."""
+        linked: dict[int, set[str]] = {}
+        numbers: dict[int, set[str]] = {}
+        renumbered = False
+        for split, part in seen.splits.items():
+            for person, files in part.people.items():
+                numbers.setdefault(person, set()).add(split)
+                for digest in files:
+                    here = people_of.get(digest, set())
+                    for shown in here:
+                        linked.setdefault(shown, set()).add(split)
+                    renumbered = renumbered or (bool(here) and person not in here)
+        same_name = name == seen.name and (bool(linked) or not (rendered or seen.rendered))
+        if not (linked or same_name):
+            return None
+        return cls(seen, linked, numbers if same_name and not renumbered else {})
+
+    def splits_of(self, person: int) -> set[str]:
+        """Return the recorded splits of an identity of the given data."""
+        return self.linked.get(person, set()) | self.by_number.get(person, set())
+
+    def split_of(self, person: int, among: Sequence[str]) -> str | None:
+        """Return the recorded split of an identity; of several the one that taught the checkpoint most."""
+        splits = self.splits_of(person) & set(among)
+        return next((split for split in SPLITS if split in splits), None)
+
+
+def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool) -> SeenDataset:
+    """Record the people and images of a dataset that a run is about to read.
+
+    Args:
+        data: As the run uses it.
+        name: As a config names it, without a path.
+        rendered: Whether it is rendered demo data.
+    """
+    splits = {}
+    for split, rows in data.items():
+        digests = image_digests(rows)
+        people: dict[int, list[str]] = {}
+        for person, digest in zip(rows["person_id"][:], digests, strict=True):
+            people.setdefault(person, []).append(digest[:16])
+        splits[str(split)] = SeenSplit(fingerprint=dataset_fingerprint(rows, digests), people=people)
+    return SeenDataset(name=name, rendered=rendered, division=data.division, splits=splits)
+
+
+def seen_by_run(
+    data: PersonDatasetDict,
+    name: str,
+    rendered: bool,
+    *,
+    start: SeenData | None = None,
+    resumed: SeenData | None = None,
+    allow_shared_people: bool = False,
+) -> SeenData:
+    """Record what a run is about to see, on top of what the weights that it starts from have seen.
+
+    Args:
+        data: As the run uses it.
+        name: As a config names it, without a path.
+        rendered: Whether it is rendered demo data.
+        start: What the weights that it starts from have seen.
+        resumed: What the checkpoint that it goes on from has seen.
+        allow_shared_people: Go on although validation or test people were seen by the weights it starts from.
+
+    Raises:
+        InputError: If the data are not those of the resumed run, or validation or test share people or images with what
+            the weights have seen.
+    """
+    own = seen_dataset(data, name, rendered)
+    if resumed is not None:
+        before = resumed.datasets[-1].splits
+        for split in ("train", "validation"):
+            if (split in before) != (split in own.splits) or (
+                split in before and before[split].fingerprint != own.splits[split].fingerprint
+            ):
+                raise InputError(
+                    f"{name}: the {split} split is not the one that the resumed run was trained with (other people, "
+                    "images or captions): take the same data, split_seed and numbers of identities, or start a new run "
+                    "in another output_dir with init_from."
+                )
+        return resumed
+    if start is None:
+        return SeenData(datasets=[own])
+    if not allow_shared_people:
+        for split in ("validation", "test"):
+            shared = start.shared_with(data, split, name, rendered) if split in data else []
+            if unfair := unfair_parts(split, shared):
+                raise InputError(
+                    f"{name}: the {split} split shares {unfair[0]} already (init_from): take the division of that run "
+                    "(its split_seed), other weights, or set allow_shared_people true, and every result is marked."
+                )
+    return SeenData(datasets=[*start.datasets, own])
+
+
+def unfair_parts(split: str, shared: Sequence[Shared]) -> list[Shared]:
+    """Return what a split may not share: validation may be what chose the checkpoint, train what it was trained on."""
+    return [part for part in shared if part.role != ROLES.get(split)]
+
+
+def read_seen(source: str | Path | None) -> SeenData | None:
+    """Read the record that lies beside weights, in a folder or on the Hub; None if there is none.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    if source is None:
+        return None
+    folder = Path(source).expanduser()
+    if folder.is_dir() or folder.is_file():
+        path = (folder if folder.is_dir() else folder.parent) / SEEN_RECORD
+    else:
+        try:
+            path = Path(hf_hub_download(str(source), SEEN_RECORD))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            return None
+    if not path.is_file():
+        return None
+    try:
+        return SeenData.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{path}: the record of what the checkpoint has seen is damaged ({reason}); take the one of its run, or "
+            "another checkpoint."
+        ) from error
+
+
+def image_digests(rows: Dataset, workers: int | None = None) -> list[str]:
+    """Return the BLAKE2b digest of each image file, hexadecimal.
+
+    Args:
+        rows: A split in the dataset form.
+        workers: Threads that read files.
+
+    A file that is missing has an empty digest: of the splits that are not evaluated not all images need be there.
+    """
+    digests: list[str] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in rows.select_columns(["image"]).iter(batch_size=1024):
+            digests += pool.map(_image_digest, batch["image"])
+    return digests
+
+
+def _image_digest(image: dict[str, Any] | None) -> str:
+    if image is not None and image["bytes"] is not None:
+        return hashlib.blake2b(image["bytes"]).hexdigest()
+    try:
+        path = str((image or {}).get("path"))
+        status = os.stat(path)
+        return _file_digest(path, status.st_size, status.st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=2**18)
+def _file_digest(path: str, size: int, time: int) -> str:
+    """Read a file once, as long as its size and time are the same."""
+    return hashlib.blake2b(Path(path).read_bytes()).hexdigest()
+
+
+def dataset_fingerprint(rows: Dataset, digests: Iterable[str] | None = None) -> str:
+    """Return 16 hexadecimal digits that stand for identities, captions and image files of a split, in their order.
+
+    Args:
+        rows: A split in the dataset form.
+        digests: Of its images, if they are known.
+    """
+    digest = hashlib.sha256()
+    texts = rows.select_columns(["captions", "person_id"])
+    for row, image in zip(texts, image_digests(rows) if digests is None else digests, strict=True):
+        digest.update(bytes.fromhex(image))
+        digest.update(json.dumps([row["person_id"], row["captions"]], ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def _people_by_digest(data: Mapping[str, Dataset], digests: Mapping[str, list[str]]) -> dict[str, set[int]]:
+    people: dict[str, set[int]] = {}
+    for split, rows in data.items():
+        for digest, person in zip(digests[split], rows["person_id"][:], strict=True):
+            if digest:
+                people.setdefault(digest[:16], set()).add(person)
+    return people
