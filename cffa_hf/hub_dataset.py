@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,18 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
         InputError: If the data cannot be read, or as `publish_model`.
     """
     name, rendered = str(public_name(arguments.dataset)), is_rendered(arguments.dataset, arguments.dataset_root)
-    data = load_person_dataset(
+    read = partial(
+        load_person_dataset,
         arguments.dataset,
         arguments.dataset_root,
-        validation_identities=arguments.validation_identities,
         test_identities=arguments.test_identities,
         seed=arguments.split_seed,
     )
-    if arguments.training:
+    data = read(validation_identities=arguments.validation_identities)
+    if arguments.training is None and arguments.validation_identities is None and data.division.how == "held out":
+        # The source's own splits are published; a training holds the same people out of them again.
+        data = read(validation_identities=0)
+    if arguments.training is not None:
         seen = read_seen(arguments.training)
         if seen is None:
             raise InputError(
