@@ -8,9 +8,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of recorded reference numbers beside the checkout; tests that need it are skipped without it."""
-    folder = REPOSITORY.parent / "shared"
-    if not (folder / "golden").is_dir():
-        pytest.skip("the recorded reference numbers (../shared/golden) are not on this machine")
+def golden_folder() -> Path:
+    """Numbers recorded from the published implementation; README.md there says how."""
+    return REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def larger_golden_folder() -> Path:
+    """The same recordings of a larger model, which are not part of the project."""
+    folder = REPOSITORY.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("the larger recordings are not beside this checkout; those of tests/golden are checked")
     return folder

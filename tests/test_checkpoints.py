@@ -312,20 +312,22 @@ def test_person_retrieval_checkpoints(tmp_path, kind, wrap):
     same([conversion.model.state_dict()[name] for name in heads], [state[name] for name in heads])
 
 
-def test_the_golden_checkpoint_through_the_command(shared, tmp_path, capsys):
-    golden = shared / "golden"
-    assert main(["convert", str(golden / "cffa_tiny.pth"), str(tmp_path / "out"), "--verbose"]) == 0
+def test_the_golden_checkpoint_through_the_command(golden_folder, tmp_path, capsys):
+    words = ["convert", str(golden_folder / "cffa_tiny.pth"), str(tmp_path / "out"), "--verbose"]
+    assert main(words) == 2
+    assert "tell the size that it was trained at" in capsys.readouterr().err
+    assert main([*words, "--image-size", "192", "64"]) == 0
     printed = capsys.readouterr().out
-    for part in ("CFFA, 83 weights", "model only", "600", "select ratio 0.3", "left fresh: nothing", "384 x 128"):
+    for part in ("CFFA, 83 weights", "model only", "300", "select ratio 0.3", "left fresh: nothing", "192 x 64"):
         assert part in printed
     assert "visul_emb_layer.linear.weight: never used" in printed
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert type(model) is CFFAModel
     assert not (tmp_path / "out" / "tokenizer.json").exists()
-    tensors = load_file(golden / "cffa_tiny.safetensors")
+    tensors = load_file(golden_folder / "cffa_tiny.safetensors")
     for batch in ("full", "short"):
         with torch.no_grad():
-            output = model(tensors[f"{batch}.input.caption_ids"], tensors[f"{batch}.input.images"])
+            output = model(tensors[f"{batch}.input.caption_ids"], tensors[f"{batch}.input.images"].float())
         for name in ("image_global", "image_local", "text_global", "text_local", "similarity"):
             torch.testing.assert_close(output[name], tensors[f"{batch}.eval.{name}"], atol=1e-4, rtol=0)
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
@@ -365,9 +367,9 @@ def test_overlapping_patches(tmp_path):
 # Processors
 
 
-def test_the_real_vocabulary_gives_a_processor(shared, tmp_path, capsys):
+def test_the_real_vocabulary_gives_a_processor(golden_folder, tmp_path, capsys):
     path = save(original_clip(clip_model(vocabulary=49408, layers=1).state_dict()), tmp_path / "clip.pt")
-    merges = str(shared / "data" / "bpe_simple_vocab_16e6.txt.gz")
+    merges = str(golden_folder / "bpe_simple_vocab_16e6.txt.gz")
     size = ["--image-size", "64", "32"]
     assert main(["convert", path, str(tmp_path / "bare"), *size]) == 0
     assert "no processor (the file has no tokenizer; --vocabulary" in capsys.readouterr().out
@@ -393,9 +395,9 @@ def test_a_clip_folder_with_tokenizer_gives_a_processor(tmp_path, capsys):
     assert processor.image_processor.size["height"] == 64
 
 
-def test_a_tokenizer_of_another_size_is_refused(shared, tmp_path, capsys):
+def test_a_tokenizer_of_another_size_is_refused(golden_folder, tmp_path, capsys):
     path = save(original_clip(clip_model().state_dict()), tmp_path / "clip.pt")
-    merges = str(shared / "data" / "bpe_simple_vocab_16e6.txt.gz")
+    merges = str(golden_folder / "bpe_simple_vocab_16e6.txt.gz")
     assert main(["convert", path, str(tmp_path / "out"), "--vocabulary", merges]) == 2
     assert "49408 ids, but the weights have 600" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

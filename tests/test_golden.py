@@ -11,88 +11,114 @@ from cffa_hf.arguments import CFFATrainingArguments
 from cffa_hf.checkpoint_files import read_state_dict
 from cffa_hf.checkpoint_names import name_table, rename_weights
 from cffa_hf.conversion import convert_weights
+from cffa_hf.data.collator import TrainingTransform
+from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.losses import (
-    LossSettings,
     cosine_similarity,
     cross_modal_projection_matching_loss,
     hardest_triplet_loss,
     info_nce_loss,
-    loss_terms,
     multi_association_loss,
     similarity_distribution_matching_loss,
 )
 from cffa_hf.metrics import match_ranks_from_scores, retrieval_metrics
-from cffa_hf.trainer import parameter_groups, warmup_cosine_factor
+from cffa_hf.trainer import CFFATrainer, parameter_groups, warmup_cosine_factor
 
-PUBLISHED = LossSettings(mal_scale="batch")
 NAMES = {"mal_global": "alignment_global", "mal_local": "alignment_local", "id": "identity", "mlm": "mlm"}
 
 
-@pytest.fixture(scope="module")
-def golden(shared):
-    folder = shared / "golden"
+@pytest.fixture(scope="module", params=["at home", "larger"])
+def golden(request):
+    """The recordings that live in the project, and larger ones where they are at hand."""
+    folder = request.getfixturevalue("golden_folder" if request.param == "at home" else "larger_golden_folder")
+    tensors = load_file(folder / "cffa_tiny.safetensors")
     return SimpleNamespace(
-        weights=read_state_dict(folder / "cffa_tiny.pth"),
-        tensors=load_file(folder / "cffa_tiny.safetensors"),
+        weights={
+            name: value.float() if value.is_floating_point() else value
+            for name, value in read_state_dict(folder / "cffa_tiny.pth").items()
+        },
+        tensors={name: value.float() if name.endswith("images") else value for name, value in tensors.items()},
         values=json.loads((folder / "cffa_tiny.json").read_text()),
-        loss_tensors=load_file(folder / "metrics_losses.safetensors"),
-        loss_values=json.loads((folder / "metrics_losses.json").read_text()),
     )
+
+
+@pytest.fixture(scope="module")
+def losses(golden_folder):
+    return SimpleNamespace(
+        tensors=load_file(golden_folder / "metrics_losses.safetensors"),
+        values=json.loads((golden_folder / "metrics_losses.json").read_text()),
+    )
+
+
+def training_arguments(folder, **changes):
+    changes = {"load_best_model_at_end": False, "eval_strategy": "no", "report_to": "none"} | changes
+    return CFFATrainingArguments(output_dir=str(folder), use_cpu=True, precision="float32", **changes)
 
 
 def converted(golden):
-    """The recorded checkpoint as our training model; the recordings were made without dropout."""
-    model = convert_weights(golden.weights).model
+    """The recorded checkpoint as our training model."""
+    return convert_weights(golden.weights, image_size=tuple(golden.values["meta"]["image_size"])).model
+
+
+def recorded_trainer(golden, folder):
+    """The trainer of the recorded checkpoint, as it computed its losses; the recordings were made without dropout."""
+    model = converted(golden)
     for layer in model.cffa.text_model.encoder.layers:
         layer.self_attn.dropout = 0.0
-    return model
+    meta = golden.values["meta"]
+    transform = TrainingTransform(
+        SpecialTokens(
+            start=meta["bos"], end=meta["eos"], mask=meta["mask"], pad=meta["pad"], vocabulary_size=meta["vocab_size"]
+        )
+    )
+    recorded = golden.values["optimizer"]
+    arguments = training_arguments(
+        folder, learning_rate=recorded["lr"], mal_scale="batch", eval_strategy="no", load_best_model_at_end=False
+    )
+    return CFFATrainer(model=model, args=arguments, training_transform=transform)
 
 
-def run(model, golden, captions):
-    """Feed one recorded batch; there, label 0 stands for 'not chosen'."""
+def run(trainer, golden, captions):
+    """Feed one recorded batch to `compute_loss`; there, label 0 stands for 'not chosen'."""
     batch = {name: golden.tensors[f"{captions}.input.{name}"] for name in ("caption_ids", "mlm_ids", "mlm_labels")}
-    labels = batch["mlm_labels"].masked_fill(batch["mlm_labels"] == 0, -100)
-    output = model(
-        input_ids=batch["caption_ids"],
-        pixel_values=golden.tensors[f"{captions}.input.images"],
-        masked_input_ids=batch["mlm_ids"],
-        mlm_labels=labels,
-    )
-    terms = loss_terms(
-        PUBLISHED,
-        golden.tensors[f"{captions}.input.pids"],
-        global_features=(output.text_global, output.image_global),
-        local_features=(output.text_local, output.image_local),
-        identity_logits=(output.text_identity_logits, output.image_identity_logits),
-        mlm_logits=output.mlm_logits,
-        mlm_labels=labels,
-    )
-    return output, terms
+    inputs = {
+        "input_ids": batch["caption_ids"],
+        "pixel_values": golden.tensors[f"{captions}.input.images"],
+        "masked_input_ids": batch["mlm_ids"],
+        "mlm_labels": batch["mlm_labels"].masked_fill(batch["mlm_labels"] == 0, -100),
+        "person_labels": golden.tensors[f"{captions}.input.pids"],
+    }
+    loss, output = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    logged = trainer.monitor.read(lambda values: values, 1)
+    terms = {name.removeprefix("loss_"): value for name, value in logged.items() if name.startswith("loss_")}
+    assert sum(terms.values()) == pytest.approx(loss.item(), rel=1e-5)
+    return output, loss, terms
 
 
 @pytest.fixture(scope="module")
-def trained_once(golden):
+def trained_once(golden, tmp_path_factory):
     """One step in train mode with its gradients."""
-    model = converted(golden).train()
-    _, terms = run(model, golden, "full")
-    sum(terms.values()).backward()
-    return model, {name: value.detach() for name, value in terms.items()}
+    trainer = recorded_trainer(golden, tmp_path_factory.mktemp("golden"))
+    trainer.model.train()
+    _, loss, terms = run(trainer, golden, "full")
+    loss.backward()
+    return trainer.model, terms
 
 
 def check_losses(terms, recorded, rel, skip=()):
     for theirs, ours in NAMES.items():
         if theirs not in skip:
-            assert terms[ours].item() == pytest.approx(recorded[theirs], rel=rel, abs=1e-6), theirs
+            assert terms[ours] == pytest.approx(recorded[theirs], rel=rel, abs=1e-6), theirs
     if not skip:
-        assert sum(terms.values()).item() == pytest.approx(recorded["loss"], rel=rel)
+        assert sum(terms.values()) == pytest.approx(recorded["loss"], rel=rel)
 
 
 @pytest.mark.parametrize("captions", ["full", "short"])
-def test_features_similarity_and_losses(golden, captions):
-    model = converted(golden)
-    assert not model.training
+def test_features_similarity_and_losses(golden, captions, tmp_path):
+    trainer = recorded_trainer(golden, tmp_path)
+    trainer.model.eval()
     with torch.no_grad():
-        output, terms = run(model, golden, captions)
+        output, _, terms = run(trainer, golden, captions)
     for name in ("image_global", "image_local", "text_global", "text_local", "similarity"):
         recorded = golden.tensors[f"{captions}.eval.{name}"]
         torch.testing.assert_close(output[name], recorded, atol=1e-4, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
@@ -100,7 +126,7 @@ def test_features_similarity_and_losses(golden, captions):
     # On padded captions the original lets padding into the cross-modal layers: its MLM loss is another one there.
     recorded = golden.values[f"{captions}.eval.losses"]
     check_losses(terms, recorded, 1e-4, skip=() if captions == "full" else ("mlm",))
-    assert terms["mlm"].item() == pytest.approx(recorded["mlm"], rel=0.01)
+    assert terms["mlm"] == pytest.approx(recorded["mlm"], rel=0.01)
 
 
 def test_the_trunk_alone_gives_the_recorded_similarity(golden):
@@ -129,10 +155,6 @@ def test_gradient_norm_of_every_parameter(golden, trained_once):
     assert compared == set(gradients)
 
 
-def training_arguments(tmp_path, **changes):
-    return CFFATrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **changes)
-
-
 def test_groups_of_every_parameter(golden, tmp_path):
     model = converted(golden)
     groups = parameter_groups(model, training_arguments(tmp_path, learning_rate=1e-3))
@@ -150,22 +172,19 @@ def test_groups_of_every_parameter(golden, tmp_path):
 
 
 def test_twelve_steps_of_adam(golden, tmp_path):
-    model = converted(golden).train()
+    trainer = recorded_trainer(golden, tmp_path)
     recorded = golden.values["optimizer"]
-    assert recorded["name"] == "Adam"
-    arguments = training_arguments(tmp_path, learning_rate=recorded["lr"])
-    assert (arguments.adam_beta1, arguments.adam_beta2) == tuple(recorded["betas"])
-    assert arguments.adam_epsilon == recorded["eps"]
-    optimizer = torch.optim.Adam(
-        parameter_groups(model, arguments), betas=tuple(recorded["betas"]), eps=recorded["eps"]
-    )
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer).__name__ == recorded["name"] == "Adam"
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"]) == (tuple(recorded["betas"]), recorded["eps"])
+    trainer.model.train()
     for step, losses in enumerate(golden.values["full.trajectory"]):
-        _, terms = run(model, golden, "full")
-        total = sum(terms.values())
-        assert total.item() == pytest.approx(losses["loss"], rel=0.01), f"step {step}"
+        _, loss, terms = run(trainer, golden, "full")
+        assert loss.item() == pytest.approx(losses["loss"], rel=0.01), f"step {step}"
         check_losses(terms, losses, 0.01)
         optimizer.zero_grad()
-        total.backward()
+        loss.backward()
         optimizer.step()
     assert step == 11
 
@@ -176,10 +195,10 @@ def test_schedule(golden):
 
 
 @pytest.mark.parametrize("batch", ["loss8", "loss64", "loss100"])
-def test_alignment_losses(golden, batch):
-    text, image, labels = (golden.loss_tensors[f"{batch}.{name}"] for name in ("text", "image", "ids"))
+def test_alignment_losses(losses, batch):
+    text, image, labels = (losses.tensors[f"{batch}.{name}"] for name in ("text", "image", "ids"))
     similarity = cosine_similarity(text, image)
-    recorded = golden.loss_values
+    recorded = losses.values
 
     def same(ours, theirs):
         assert ours.item() == pytest.approx(theirs, rel=1e-5, abs=1e-6)
@@ -196,10 +215,10 @@ def test_alignment_losses(golden, batch):
 
 
 @pytest.mark.parametrize("case", ["0", "1", "2"])
-def test_metrics(golden, case):
+def test_metrics(losses, case):
     scores, query_ids, gallery_ids = (
-        golden.loss_tensors[f"{case}.{name}"] for name in ("similarity", "query_ids", "gallery_ids")
+        losses.tensors[f"{case}.{name}"] for name in ("similarity", "query_ids", "gallery_ids")
     )
     metrics = retrieval_metrics(match_ranks_from_scores(scores, query_ids, gallery_ids))
-    for name, value in golden.loss_values[case].items():
+    for name, value in losses.values[case].items():
         assert metrics[name] == pytest.approx(value, abs=1e-3), name

@@ -133,9 +133,9 @@ def test_the_order_of_the_gallery_does_not_matter(case, random):
 
 @pytest.mark.parametrize("name", ["0", "1", "2"])
 @pytest.mark.parametrize("chunk_size", [None, 7])
-def test_golden(shared, name, chunk_size):
-    tensors = load_file(shared / "golden" / "metrics_losses.safetensors")
-    expected = json.loads((shared / "golden" / "metrics_losses.json").read_text())[name]
+def test_golden(golden_folder, name, chunk_size):
+    tensors = load_file(golden_folder / "metrics_losses.safetensors")
+    expected = json.loads((golden_folder / "metrics_losses.json").read_text())[name]
     ids = tensors[f"{name}.query_ids"], tensors[f"{name}.gallery_ids"]
     metrics = retrieval_metrics(match_ranks_from_scores(tensors[f"{name}.similarity"], *ids, chunk_size=chunk_size))
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, abs=1e-3)

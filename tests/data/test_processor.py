@@ -30,8 +30,8 @@ CAPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def merges(shared):
-    return shared / "data" / "bpe_simple_vocab_16e6.txt.gz"
+def merges(golden_folder):
+    return golden_folder / "bpe_simple_vocab_16e6.txt.gz"
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def without_mask(tokenizer):
     return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
 
 
-def test_equals_the_recorded_ids(clip, shared):
-    recorded = json.loads((shared / "golden" / "clip_tokens.json").read_text())
+def test_equals_the_recorded_ids(clip, golden_folder):
+    recorded = json.loads((golden_folder / "clip_tokens.json").read_text())
     encoded = encode_captions(clip, [item["text"] for item in recorded])
     assert encoded == [item["ids"] for item in recorded]
 
