@@ -3,6 +3,18 @@
 Every alignment loss takes `similarity`, the cosine of text i and image j, `(texts, images)`, in [-1, 1], and `labels`, the
 identities of texts and images. Texts and images come as pairs, so both sides have the same labels and `similarity` is square.
 All are finite, with finite gradients, for any batch: one sample, one identity only, half-precision input.
+
+Which loss when:
+
+- **MAL** (`multi_association_loss`) is CFFA's and the default: every negative of the batch counts by how near it is, and a
+  pair that is far enough apart costs nothing.
+- **Hardest triplet** looks at the nearest negative alone, which may be a person whom the caption fits as well.
+- **InfoNCE** is CLIP's own. It knows one image for a caption, so other images of the same person in the batch count as
+  negatives: take it where an identity is a single image, as in pre-training sets.
+- **SDM** (IRRA) spreads the target over all images of the identity: take it where a batch holds several pairs of a person.
+- **CMPM** is SDM's ancestor on features that are not normalised; it is here to compare with.
+- Identity and masked-language-modelling losses stand beside one of these, never alone: the first needs identities with
+  several images, the second only captions.
 """
 
 from collections.abc import Callable
@@ -18,6 +30,11 @@ def same_identity(similarity: Tensor, labels: Tensor) -> Tensor:
 
     Raises:
         ValueError: If `similarity` is not square or `labels` do not fit it.
+
+    Example:
+        >>> same_identity(torch.zeros(2, 2), torch.tensor([4, 7]))
+        tensor([[ True, False],
+                [False,  True]])
     """
     if similarity.dim() != 2 or similarity.shape[0] != similarity.shape[1] or labels.shape != similarity.shape[:1]:
         raise ValueError(
@@ -70,6 +87,11 @@ def multi_association_loss(
         margin: Wanted distance of positives and negatives, in units of cosine.
         mal_scale: What beta is.
         reduction: Sum (published) or mean over the rows; both directions are added.
+
+    Example:
+        >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
+        >>> multi_association_loss(similarity, torch.tensor([4, 7]))  # text 0 is nearer to image 1 than the margin allows
+        tensor(0.0500)
     """
     positives = same_identity(similarity, labels)
     similarity = similarity.float()
@@ -85,6 +107,11 @@ def hardest_triplet_loss(
     """Triplet ranking loss with each row's hardest negative, both directions added (TRL as in RDE).
 
     Arguments as in `multi_association_loss`.
+
+    Example:
+        >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
+        >>> hardest_triplet_loss(similarity, torch.tensor([4, 7]))
+        tensor(0.0500)
     """
     positives = same_identity(similarity, labels)
     similarity = similarity.float()
@@ -105,6 +132,11 @@ def info_nce_loss(similarity: Tensor, labels: Tensor, *, logit_scale: float = 50
         labels: Identities, `(batch,)`; they only fix the shape here.
         logit_scale: Inverse temperature.
         reduction: Sum or mean over the pairs.
+
+    Example:
+        >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
+        >>> info_nce_loss(similarity, torch.tensor([4, 7]), reduction="mean")
+        tensor(0.0199)
     """
     same_identity(similarity, labels)
     logits = logit_scale * similarity.float()
@@ -122,6 +154,11 @@ def similarity_distribution_matching_loss(
         labels: Identities, `(batch,)`.
         logit_scale: Inverse temperature.
         epsilon: Added to the true distribution before its logarithm.
+
+    Example:
+        >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
+        >>> similarity_distribution_matching_loss(similarity, torch.tensor([4, 7]))
+        tensor(0.5673)
     """
     truth = same_identity(similarity, labels).float()
     truth = (truth / truth.sum(dim=1, keepdim=True) + epsilon).log()
@@ -142,6 +179,11 @@ def cross_modal_projection_matching_loss(
 
     Source: Zhang and Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018; the true distribution is
     divided by its Euclidean norm, as in the published codes.
+
+    Example:
+        >>> text, image = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[2.0, 1.0], [0.0, 1.0]])
+        >>> cross_modal_projection_matching_loss(text, image, torch.tensor([4, 7]))
+        tensor(8.7537)
     """
     with torch.autocast(text.device.type, enabled=False):
         text, image = text.float(), image.float()
@@ -171,6 +213,10 @@ def identity_loss(
         text_logits: `(batch, identities)`.
         labels: Contiguous classes of the train split, `(batch,)`.
         count: What the sum over the batch is divided by; None: its size. It differs for a part of a batch.
+
+    Example:
+        >>> identity_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor(0.4100)
     """
     loss = F.cross_entropy(image_logits.float(), labels, reduction="sum")
     loss = loss + F.cross_entropy(text_logits.float(), labels, reduction="sum")
@@ -186,6 +232,10 @@ def masked_language_modelling_loss(
         logits: Scores at the masked positions in row-major order, `(masked, vocabulary)`.
         mlm_labels: Ids where a token was chosen, -100 elsewhere, `(batch, length)`.
         count: What the sum over the positions is divided by; None: their number. It differs for a part of a batch.
+
+    Example:
+        >>> masked_language_modelling_loss(torch.tensor([[0.0, 2.0, 0.0]]), torch.tensor([[-100, 1, -100]]))
+        tensor(0.2395)
     """
     targets = mlm_labels[mlm_labels != -100]
     count = max(1, len(targets)) if count is None else count
@@ -198,6 +248,10 @@ def cosine_similarity(text: Tensor, image: Tensor) -> Tensor:
     Args:
         text: Features, `(texts, width)`.
         image: Features, `(images, width)`.
+
+    Example:
+        >>> cosine_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor([[0.6000, 0.0000]])
     """
     with torch.autocast(text.device.type, enabled=False):
         return F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
@@ -344,6 +398,12 @@ def loss_terms(
     Returns:
         Some of `alignment_global`, `alignment_local`, `identity` and `mlm`. A weight of 0 keeps its term, times 0, so that
         every parameter has a gradient in distributed training.
+
+    Example:
+        >>> text, image = torch.tensor([[1.0, 0.0], [0.9, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> terms = loss_terms(LossSettings(), torch.tensor([4, 7]), global_features=(text, image))
+        >>> {name: round(term.item(), 2) for name, term in terms.items()}
+        {'alignment_global': 1.08}
     """
     return alignment_terms(settings, labels, global_features, local_features) | prediction_terms(
         settings, labels, identity_logits=identity_logits, mlm_logits=mlm_logits, mlm_labels=mlm_labels

@@ -67,6 +67,10 @@ class MatchRanks:
 
         Raises:
             InputError: if a rank is given twice for a query or lies outside the gallery.
+
+        Example:
+            >>> MatchRanks.from_lists([[3, 1], []], query_ids=[1, 2], gallery_size=3).excluded_queries
+            1
         """
         ids = _as_ids(query_ids, "query_ids", len(ranks))
         counts = torch.tensor([len(row) for row in ranks], dtype=torch.int64)
@@ -110,6 +114,11 @@ def match_ranks(
 
     Raises:
         InputError: if shapes and lengths do not fit together, or an embedding is not finite.
+
+    Example:
+        >>> queries, gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
+        >>> match_ranks(queries, gallery, query_ids=[1, 2], gallery_ids=[1, 2, 1]).tolist()
+        [[1, 3], [2]]
     """
     for name, embeddings in (("query_embeddings", query_embeddings), ("gallery_embeddings", gallery_embeddings)):
         if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:
@@ -163,6 +172,10 @@ def match_ranks_from_scores(
 
     Raises:
         InputError: if shapes and lengths do not fit together, or a score is NaN.
+
+    Example:
+        >>> match_ranks_from_scores([[0.9, 0.8, 0.1]], query_ids=[1], gallery_ids=[2, 1, 1]).tolist()
+        [[2, 3]]
     """
     given = torch.as_tensor(scores).detach()
     if given.ndim != 2:
@@ -190,6 +203,11 @@ def per_query(match_ranks: MatchRanks, ranks: Sequence[int] = (1, 5, 10)) -> dic
 
     Raises:
         InputError: if no query has a match, or a k is below 1.
+
+    Example:
+        >>> ranks = MatchRanks.from_lists([[1, 3], [2]], query_ids=[1, 2], gallery_size=3)
+        >>> per_query(ranks, ranks=(1,))["rank1"].tolist()
+        [100.0, 0.0]
     """
     if any(k < 1 for k in ranks):
         raise InputError(f"Rank-k needs k of at least 1, not {list(ranks)}.")
@@ -216,6 +234,11 @@ def retrieval_metrics(match_ranks: MatchRanks, ranks: Sequence[int] = (1, 5, 10)
 
     Raises:
         InputError: if no query has a match, or a k is below 1.
+
+    Example:
+        >>> ranks = MatchRanks.from_lists([[1, 3], [2]], query_ids=[1, 2], gallery_size=3)
+        >>> {name: round(value, 1) for name, value in retrieval_metrics(ranks, ranks=(1, 2)).items()}
+        {'rank1': 50.0, 'rank2': 100.0, 'mAP': 66.7, 'mINP': 58.3, 'queries': 2, 'excluded_queries': 0}
     """
     metrics: dict[str, float] = {name: float(values.mean()) for name, values in per_query(match_ranks, ranks).items()}
     metrics["queries"] = len(match_ranks.evaluated)
@@ -228,6 +251,10 @@ def cumulative_match_curve(match_ranks: MatchRanks, max_rank: int = 50) -> Tenso
 
     Raises:
         InputError: if no query has a match, or `max_rank` is below 1.
+
+    Example:
+        >>> cumulative_match_curve(MatchRanks.from_lists([[1, 3], [2]], query_ids=[1, 2], gallery_size=3), 3).tolist()
+        [50.0, 100.0, 100.0]
     """
     if max_rank < 1:
         raise InputError(f"max_rank must be at least 1, not {max_rank}.")

@@ -34,6 +34,13 @@ class KReciprocalReranking:
 
     Raises:
         InputError: if a number makes no sense.
+
+    Example:
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> scores = torch.tensor([[0.9, 0.8, 0.1]])
+        >>> KReciprocalReranking(gallery, neighbours=1, query_neighbours=1)(scores)
+        >>> scores
+        tensor([[0.9300, 0.8564, 0.0700]])
     """
 
     method = "k_reciprocal"

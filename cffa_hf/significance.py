@@ -66,6 +66,11 @@ def bootstrap_confidence(
 
     Raises:
         InputError: if no query has a match, or `samples` or `level` is out of range.
+
+    Example:
+        >>> ranks = MatchRanks.from_lists([[1], [2], [1], [1]], query_ids=[0, 0, 1, 1], gallery_size=5)
+        >>> bootstrap_confidence(ranks, ranks=(1,))["rank1"]
+        ConfidenceInterval(value=75.0, low=50.0, high=100.0)
     """
     _check(samples, level)
     values = per_query(match_ranks, ranks)
@@ -101,6 +106,13 @@ def paired_test(
 
     Raises:
         InputError: if the two do not rank the same queries in the same gallery.
+
+    Example:
+        >>> ids = [0, 0, 1, 1]
+        >>> first, second = (MatchRanks.from_lists(lists, ids, 5) for lists in ([[1], [2], [1], [3]], [[1], [1], [1], [1]]))
+        >>> result = paired_test(first, second, ranks=(1,))["rank1"]
+        >>> result.difference, round(result.p_value, 1)
+        (50.0, 0.5)
     """
     _check(samples, level)
     same = (

@@ -14,6 +14,10 @@ def clean_caption(text: str) -> str:
     Returns:
         The text with mojibake repaired, HTML entities unescaped (twice: annotation files hold `&amp;lt;`), and every
         run of white space folded to one space, none at the ends. May be empty. Case is kept.
+
+    Example:
+        >>> clean_caption("A man&#39;s  cafÃ©-coloured&amp;lt;coat ")
+        "A man's café-coloured<coat"
     """
     repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(repaired.split())

@@ -38,6 +38,11 @@ def read_image(source: ImageSource) -> Image.Image:
 
     Raises:
         InputError: the file is missing, truncated, no image, or has more than `MAX_PIXELS` pixels.
+
+    Example:
+        >>> grey = Image.new("I;16", (2, 3), 65535)  # 16 bits, white
+        >>> read_image(grey).mode, read_image(grey).getpixel((0, 0))
+        ('RGB', (255, 255, 255))
     """
     name, opened = _locate(source)
     try:

@@ -59,6 +59,11 @@ def add_mask_token(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
 
     Raises:
         InputError: the tokenizer does not end in (last merge, start token, end token), as all of CLIP's do.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a man in a red coat"], 520)
+        >>> add_mask_token(tokenizer) is tokenizer  # it has the mask token already
+        True
     """
     vocabulary = tokenizer.get_vocab()
     size = len(vocabulary)
@@ -93,6 +98,11 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CLIPTokeni
 
     Raises:
         InputError: the size leaves no room for the 512 byte tokens, three special tokens and one merge.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a man in a red coat", "a woman in a red hat"], 530)
+        >>> len(tokenizer), tokenizer.mask_token_id
+        (526, 523)
     """
     alphabet = _byte_tokens()
     if vocabulary_size < len(alphabet) + 4:
@@ -130,6 +140,11 @@ def build_processor(
         tokenizer: with a mask token; its `model_max_length` is set.
         image_size: height and width in pixels.
         context_length: number of tokens to which `truncation=True` cuts, start and end included.
+
+    Example:
+        >>> processor = build_processor(train_tokenizer(["a man in a red coat"], 520), image_size=(96, 32))
+        >>> processor.image_processor.size["height"], processor.tokenizer.model_max_length
+        (96, 77)
     """
     height, width = image_size
     tokenizer.model_max_length = context_length
@@ -158,6 +173,11 @@ def encode_captions(tokenizer: CLIPTokenizer, captions: Sequence[str], context_l
 
     Returns:
         One list of 2 to `context_length` ids a caption.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a man in a red coat"], 520)
+        >>> [len(ids) for ids in encode_captions(tokenizer, ["", "a", "a red coat, a red coat"], context_length=8)]
+        [2, 3, 8]
     """
     control = re.compile("|".join(re.escape(str(token)) for token in (tokenizer.bos_token, tokenizer.eos_token)))
     texts = [control.sub(_spell_out, _normalise(caption)) for caption in captions]
