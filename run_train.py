@@ -1,7 +1,6 @@
 """Train a person searcher: `accelerate launch run_train.py --config configs/demo.yaml [--setting value ...]`."""
 
 import sys
-import warnings
 from typing import Any
 
 from transformers import set_seed
@@ -9,13 +8,10 @@ from transformers import set_seed
 from cffa_hf.adapters import add_lora
 from cffa_hf.arguments import parse_arguments
 from cffa_hf.checkpoints import starting_model
-from cffa_hf.data.collator import PairCollator, TrainingTransform
-from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.images import check_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.pairs import PairDataset
 from cffa_hf.data.seen import read_seen, seen_by_run
 from cffa_hf.errors import InputError
 from cffa_hf.output_folder import make_output_folder
@@ -68,31 +64,13 @@ def main() -> None:
         with args.main_process_first(desc="caching images"):
             for split in data.keys() & {"train", "validation"}:
                 data[split] = cache_images(data[split], config.image_size)
-    tokenizer = processor.tokenizer
-    train = PairDataset(data["train"], tokenizer, config.image_size, config.context_length)
-    if len(train) < args.train_batch_size * args.world_size and args.dataloader_drop_last:
-        warnings.warn(f"only {len(train)} pairs, less than a batch: dataloader_drop_last is off", stacklevel=1)
-        args.dataloader_drop_last = False
-    if "validation" not in data:
-        args.eval_strategy, args.load_best_model_at_end = "no", False
-
     trainer = CFFATrainer(
         model=model,
         args=args,
-        train_dataset=train,
+        train_dataset=data["train"],
         eval_dataset=data.get("validation"),
-        data_collator=PairCollator(tokenizer.pad_token_id),
         processing_class=processor,
         seen=seen,
-        training_transform=TrainingTransform(
-            SpecialTokens.from_tokenizer(tokenizer),
-            share_masked_captions=data_args.share_masked_captions,
-            caption_probability=data_args.caption_corruption,
-            mask_probability=data_args.mlm_probability if config.use_mlm else 0.0,
-            flip_probability=data_args.flip_probability,
-            crop_padding=data_args.crop_padding,
-            erasing_probability=data_args.erasing_probability,
-        ),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_published()

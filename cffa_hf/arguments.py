@@ -80,7 +80,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What is read, and how it is corrupted in training."""
+    """What is read."""
 
     dataset: str | None = field(
         default=None,
@@ -108,6 +108,17 @@ class DataArguments:
     cache_images: bool = field(
         default=False, metadata={"help": "Keep all images, resized, in the cache of datasets: no decoding in training"}
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a run without data."""
+        if self.dataset is None:
+            raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+
+
+@dataclass
+class CorruptionSettings:
+    """How pictures and captions are changed while training."""
+
     share_masked_captions: bool = field(
         default=True,
         metadata={
@@ -122,10 +133,12 @@ class DataArguments:
     crop_padding: int = field(default=10, metadata={"help": "Pixels of border before the random crop"})
     erasing_probability: float = field(default=0.5, metadata={"help": "Probability that a rectangle is erased"})
 
-    def __post_init__(self) -> None:
-        """Refuse a run without data, and numbers outside their range."""
-        if self.dataset is None:
-            raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+    def check_corruption(self) -> None:
+        """Refuse numbers outside their range.
+
+        Raises:
+            ValueError: Naming the setting and what it may be.
+        """
         for name in ("caption_corruption", "mlm_probability", "flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -134,8 +147,8 @@ class DataArguments:
 
 
 @dataclass
-class CFFATrainingArguments(TrainingArguments, LossSettings):
-    """TrainingArguments with CFFA's losses, rates and schedule.
+class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings):
+    """TrainingArguments with CFFA's losses, corruption, rates and schedule.
 
     Defaults that differ from `TrainingArguments` (published recipe): `learning_rate` 1e-5, `weight_decay` 4e-5 (added to the
     gradient, as Adam does), `adam_epsilon` 1e-3, `num_train_epochs` 60, `per_device_train_batch_size` 64,
@@ -226,6 +239,7 @@ class CFFATrainingArguments(TrainingArguments, LossSettings):
     def __post_init__(self) -> None:
         """Check the losses' settings and choose the precision before TrainingArguments sees them."""
         self.check_losses()
+        self.check_corruption()
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
         if str(self.hub_strategy) not in ("end", "HubStrategy.END"):

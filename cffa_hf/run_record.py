@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers import Trainer
 
-from cffa_hf.arguments import CFFATrainingArguments, DataArguments, ModelArguments
+from cffa_hf.arguments import CFFATrainingArguments, CorruptionSettings, DataArguments, ModelArguments
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, DEMO_MARKER
 from cffa_hf.data.seen import SeenData
 from cffa_hf.losses import LossSettings
@@ -133,7 +133,12 @@ def changed_settings(
     model_args: ModelArguments, data_args: DataArguments, training_args: CFFATrainingArguments
 ) -> list[dict[str, Any]]:
     """List the settings that differ from the published recipe, as `name`, `value`, `published` and `help`."""
-    own = {*CFFATrainingArguments.__annotations__, *LossSettings.__annotations__, *INHERITED}
+    own = {
+        *CFFATrainingArguments.__annotations__,
+        *LossSettings.__annotations__,
+        *CorruptionSettings.__annotations__,
+        *INHERITED,
+    }
     changes = []
     for arguments in (model_args, data_args, training_args):
         for field in dataclasses.fields(arguments):

@@ -29,7 +29,7 @@ from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.cpu_memory import kept_memory
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
-from cffa_hf.data.seen import SeenData
+from cffa_hf.data.seen import SeenData, seen_splits
 from cffa_hf.distributed import process_count, synchronise_batch_norm
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluationCallback, RetrievalEvaluator
@@ -38,6 +38,7 @@ from cffa_hf.hub import open_run_repository, publish_run
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
 from cffa_hf.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.safety import SafeTrainer, TrainingStopped, explained_writes, last_good
+from cffa_hf.training_data import fit_arguments, pair_collator, training_pairs, training_transform_of
 
 
 def parameter_groups(model: CFFAForPreTraining, args: CFFATrainingArguments) -> list[dict[str, Any]]:
@@ -123,11 +124,19 @@ class CFFATrainer(SafeTrainer):
     """Train a CFFAForPreTraining on pairs and evaluate retrieval.
 
     Args:
-        *args: As for `Trainer`; `train_dataset` is a PairDataset, `eval_dataset` rows in the dataset form (or a dict of
-            such), `data_collator` a PairCollator and `processing_class` the CLIPProcessor.
-        training_transform: Draws augmentation, corruption and masking for each batch, on the training device.
-        seen: What the run sees; recorded beside the weights of every checkpoint.
+        model: A CFFAForPreTraining, perhaps with adapters of PEFT.
+        args: Settings, CFFATrainingArguments.
+        data_collator: None: a PairCollator.
+        train_dataset: A split in the dataset form, as `load_person_dataset` gives it, or a PairDataset made of one.
+        eval_dataset: A split in the dataset form, or a dict of such; None: nothing is evaluated while training.
+        processing_class: The model's CLIPProcessor.
+        training_transform: Draws augmentation, corruption and masking for each batch, on the training device. None: as
+            `args` say.
+        seen: What the run sees, recorded beside the weights of every checkpoint. None: the two splits that are given.
         **kwargs: As for `Trainer`.
+
+    Raises:
+        InputError: If the splits do not fit the model.
     """
 
     args: CFFATrainingArguments
@@ -137,11 +146,33 @@ class CFFATrainer(SafeTrainer):
     # The terms are sums or means over one batch; over accumulated batches their mean is taken.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args: Any, training_transform: TrainingTransform, seen: SeenData | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: Any,
+        args: CFFATrainingArguments,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        training_transform: TrainingTransform | None = None,
+        seen: SeenData | None = None,
+        **kwargs: Any,
+    ):
+        config = training_model(model).config
+        if isinstance(train_dataset, datasets.Dataset):
+            if seen is None and args.should_save:
+                seen = seen_splits(train_dataset, eval_dataset)
+            train_dataset = training_pairs(train_dataset, config, processing_class)
+        if processing_class is not None:
+            data_collator = data_collator or pair_collator(processing_class)
+            training_transform = training_transform or training_transform_of(args, config, processing_class)
+        fit_arguments(args, train_dataset, eval_dataset)
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         if self.args.device.type == "cpu":
             use_cpu_layers(self.model)
-        self.training_transform, self.seen = training_transform, seen
+        self.training_transform: Any = training_transform
+        self.seen = seen
         self.add_callback(RetrievalEvaluationCallback)
         self.monitor = TrainingMonitor()
         self.add_callback(self.monitor)

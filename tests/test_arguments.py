@@ -58,8 +58,8 @@ def test_published_defaults(tmp_path):
     assert (model.image_size, model.stride, model.context_length) == ([384, 128], None, 77)
     assert (model.select_ratio, model.local_dim, model.cross_modal_layers) == (0.3, 1024, 4)
     assert data.dataset == "rstpreid"
-    assert data.share_masked_captions
-    assert (data.caption_corruption, data.mlm_probability, data.erasing_probability) == (0.2, 0.15, 0.5)
+    assert training.share_masked_captions
+    assert (training.caption_corruption, training.mlm_probability, training.erasing_probability) == (0.2, 0.15, 0.5)
     assert (training.learning_rate, training.refinement_learning_rate) == (1e-5, 1e-3)
     assert (training.bias_rate_factor, training.head_rate_factor) == (2, 5)
     assert (training.weight_decay, training.adam_epsilon) == (4e-5, 1e-3)
@@ -116,7 +116,7 @@ def test_numbers_that_yaml_reads_as_text(config):
 )
 def test_truth_values(config, text, value):
     assert parse(config(f"use_flfr: {text}\n"))[0].use_flfr is value
-    assert parse(config(f"share_masked_captions: {text}\n"))[1].share_masked_captions is value
+    assert parse(config(f"share_masked_captions: {text}\n"))[2].share_masked_captions is value
 
 
 def test_null(config):

@@ -399,12 +399,13 @@ def test_run_record_names_data_and_differences_but_no_path(tmp_path, monkeypatch
     rows = people()
     (tmp_path / "CUHK-PEDES").mkdir()
     (tmp_path / "CUHK-PEDES" / "demo.json").write_text("{}")
-    data_args = DataArguments(dataset="cuhk_pedes", dataset_root=str(tmp_path), flip_probability=0.25)
+    data_args = DataArguments(dataset="cuhk_pedes", dataset_root=str(tmp_path))
     model_args = ModelArguments(init_from=str(tmp_path), image_size=[64, 32])
     args = CFFATrainingArguments(
         output_dir=str(tmp_path / "run"),
         use_cpu=True,
         temperature=0.03,
+        flip_probability=0.25,
         report_to="none",
         eval_strategy="no",
         load_best_model_at_end=False,

@@ -68,7 +68,7 @@ class TrainingTransform:
         special_tokens: ids of the tokenizer that made the batch.
         share_masked_captions: every loss sees the masked caption (one pass through the text encoder); otherwise the
             masked caption comes beside the unmasked one.
-        caption_probability: of each word token to be masked, replaced or removed (see `augment_captions`).
+        caption_corruption: of each word token to be masked, replaced or removed (see `augment_captions`).
         mask_probability: of each word token to be chosen for the masked language modelling (see `mask_captions`).
         flip_probability: of a horizontal flip.
         crop_padding: pixels of black border before the random crop.
@@ -78,7 +78,7 @@ class TrainingTransform:
 
     special_tokens: SpecialTokens
     share_masked_captions: bool = True
-    caption_probability: float = 0.2
+    caption_corruption: float = 0.2
     mask_probability: float = 0.15
     flip_probability: float = 0.5
     crop_padding: int = 10
@@ -111,7 +111,7 @@ class TrainingTransform:
             batch["attention_mask"],
             generator,
             special_tokens=self.special_tokens,
-            probability=self.caption_probability,
+            probability=self.caption_corruption,
         )
         masked_ids, mlm_labels = mask_captions(
             input_ids,

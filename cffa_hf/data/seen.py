@@ -231,9 +231,25 @@ def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool) -> SeenData
         digests = image_digests(rows)
         people: dict[int, list[str]] = {}
         for person, digest in zip(rows["person_id"][:], digests, strict=True):
-            people.setdefault(person, []).append(digest[:16])
+            people.setdefault(person, []).extend([digest[:16]] if digest else [])
         splits[str(split)] = SeenSplit(fingerprint=dataset_fingerprint(rows, digests), people=people)
     return SeenDataset(name=name, rendered=rendered, division=data.division, splits=splits)
+
+
+def seen_splits(train: Dataset, validation: Dataset | Mapping[str, Dataset] | None) -> SeenData:
+    """Record the splits that a trainer was given by hand; they are recognised by their images alone.
+
+    Args:
+        train: What is trained on.
+        validation: What the checkpoint is chosen on; None: nothing.
+    """
+    splits = {"train": train}
+    if isinstance(validation, Dataset):
+        splits["validation"] = validation
+    elif validation:
+        splits["validation"] = concatenate_datasets(list(validation.values()))
+    data = PersonDatasetDict(splits, Division(how="source"))
+    return SeenData(datasets=[seen_dataset(data, "", False)])
 
 
 def seen_by_run(

@@ -8,7 +8,7 @@ from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 
 SPECIAL = SpecialTokens(start=598, end=599, mask=597, pad=0, vocabulary_size=600)
-QUIET = {"caption_probability": 0.0, "flip_probability": 0.0, "crop_padding": 0, "erasing_probability": 0.0}
+QUIET = {"caption_corruption": 0.0, "flip_probability": 0.0, "crop_padding": 0, "erasing_probability": 0.0}
 
 
 def pixels(seed):
