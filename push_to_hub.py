@@ -21,6 +21,11 @@ def main() -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch; it is made if it is not there (default: main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of changing the branch")
+    parser.add_argument(
+        "--with-pictures",
+        action="store_true",
+        help="publish pictures of people who are not known to be rendered: only if they have agreed to it",
+    )
     args = parser.parse_args()
     if (args.checkpoint is None) == (args.space is None):
         parser.error("give either a checkpoint or --space")
@@ -31,7 +36,9 @@ def main() -> None:
     if args.dry_run and args.space:
         write_space_folder(args.space, Path(args.dry_run))
     elif args.dry_run:
-        dry_run_model(args.checkpoint, args.dry_run, args.repo_id, private=args.private)
+        dry_run_model(
+            args.checkpoint, args.dry_run, args.repo_id, private=args.private, with_pictures=args.with_pictures
+        )
     elif args.space:
         print(publish_space(args.space, args.repo_id, private=args.private or None).commit_url)
     else:
@@ -41,6 +48,7 @@ def main() -> None:
             private=args.private or None,
             revision=args.revision,
             create_pr=args.create_pr,
+            with_pictures=args.with_pictures,
         )
         print(commit.pr_url or commit.commit_url)
     if args.dry_run:
@@ -51,4 +59,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -53,7 +53,8 @@ def main() -> None:
         ranks = embeddings.text_to_image(), embeddings.image_to_text()
         key = entry_key(earlier | entries, entries, name, split)
         entry = entries[key] = split_entry(name, split, dataset_fingerprint(rows), *ranks)
-        entry |= {"camera_aware": options.camera_aware, "division": part.division, "shared": part.shared}
+        entry |= {"camera_aware": options.camera_aware, "rendered": part.rendered}
+        entry |= {"division": part.division, "shared": part.shared}
         if options.confidence:
             entry["confidence"] = confidence_entry(*ranks)
         if other:

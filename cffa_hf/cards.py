@@ -74,9 +74,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def shows_benchmark(folder: Path) -> bool:
-    """Say whether the results in a folder, and so its pictures of ranked images, are those of a real benchmark."""
-    return any(benchmark_of(part) for part in measured_splits(read_record(folder / RESULTS)))
+def shows_nobody(folder: Path) -> bool:
+    """Say whether the results in a folder, and so its pictures of ranked images, are known to be of rendered people only."""
+    measured = measured_splits(read_record(folder / RESULTS))
+    return bool(measured) and all(part.get("rendered") is True and not benchmark_of(part) for part in measured)
 
 
 def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str, Any] | None = None) -> ModelCard:
@@ -99,10 +100,11 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
     spec = known_format(dataset.get("name"))
     name = repo_id.rpartition("/")[2]
     base = hub_name(record.get("init_from"))
+    english = rendered or spec is not None
     licence, licences = text.model_licence(dataset, spec, rendered, repo_id)
     evaluated = evaluation_results(measured, rendered)
     data = ModelCardData(
-        language="en",
+        language="en" if english else None,
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
@@ -136,6 +138,8 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         published=text.published_sentence(measured),
         shared=text.shared_sentences(measured),
         wrong_answers=text.wrong_answers(measured),
+        known_source=bool(spec) and not rendered,
+        english=english,
         from_openai_clip=text.is_openai_clip(record),
         data=text.data_section(dataset, spec, rendered),
         settings=text.setting_rows(record),
@@ -225,7 +229,7 @@ def dataset_card(
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     real = spec if not rendered else None
     data = DatasetCardData(
-        language="en",
+        language="en" if rendered or real else None,
         license="apache-2.0" if rendered else "other" if real else None,
         license_name="research-only" if real else None,
         license_link=f"https://huggingface.co/datasets/{repo_id}#origin-and-licence" if real else None,
@@ -241,6 +245,7 @@ def dataset_card(
         name=text.dataset_title(name, spec, rendered),
         repo_id=repo_id,
         rendered=rendered,
+        known_source=real is not None,
         warning=text.licence_warning(real),
         counts=[
             [split, *(text.counted(counts[what]) for what in ("identities", "images", "captions"))]

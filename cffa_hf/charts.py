@@ -67,9 +67,9 @@ def stress_figure(
             )
         axes.set_title(f"disturbed {kind}", fontsize=9)
         axes.set_xticks(range(4), ["none", "weak", "medium", "strong"])
-        axes.set_ylim(0, None)
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.12))
         tidy(axes)
+    panels[0].set_ylim(bottom=0)  # of both, and only now: setting it ends the scaling to what is drawn
     panels[0].set_ylabel("text-to-image Rank-1 (%)", fontsize=8.5)
     figure.tight_layout()
     return figure

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPProcessor
 
 from cffa_hf.data.augmentation import normalise_images
-from cffa_hf.data.images import ImageSource
+from cffa_hf.data.images import IMAGE_SUFFIXES, ImageSource
 from cffa_hf.data.pairs import load_pixels
 from cffa_hf.data.processor import encode_captions
 from cffa_hf.errors import InputError
@@ -28,7 +27,6 @@ from cffa_hf.modeling_cffa import CFFAModel
 
 FORMAT = 1
 VECTORS, INDEX = "gallery.safetensors", "gallery.json"
-IMAGE_SUFFIXES = frozenset(Image.registered_extensions()) - {".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf"}
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,9 @@ def embed_sentence(model: CFFAModel, processor: CLIPProcessor, sentence: str) ->
 
 
 def find_images(folder: str | Path) -> list[str]:
-    """Return the paths of all image files below a folder, sorted.
+    """Return the paths of all image files below a folder, sorted; links that lead out of it are left out with a warning.
+
+    The folder itself may be a link.
 
     Raises:
         InputError: if there is no such folder, or no image in it.
@@ -200,7 +200,20 @@ def find_images(folder: str | Path) -> list[str]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of images.")
-    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    root = folder.resolve()
+    paths: list[str] = []
+    outside: list[str] = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            outside.append(str(path))
+        elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            paths.append(str(path))
+    if outside:
+        warnings.warn(
+            f"{folder}: {len(outside)} links lead out of the folder and are left out, the first is {outside[0]}; copy "
+            "what they point to.",
+            stacklevel=2,
+        )
     if not paths:
         raise InputError(f"{folder}: there is no image below this folder.")
     return paths

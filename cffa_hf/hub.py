@@ -1,5 +1,6 @@
 """Publishing a model, or a Space of this package, on the Hub: one folder that becomes one commit."""
 
+import ast
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from cffa_hf.cards import (
     model_card,
     read_notes,
     read_record,
-    shows_benchmark,
+    shows_nobody,
 )
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import SEEN_RECORD, read_seen
@@ -54,6 +55,7 @@ def publish_model(
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
+    with_pictures: bool = False,
     token: str | None = None,
     commit_message: str = "Publish model",
 ) -> CommitInfo:
@@ -65,6 +67,7 @@ def publish_model(
         private: Whether it is made private; an existing repository stays what it is.
         revision: Branch; it is made if it is not there. None: main.
         create_pr: Open a pull request instead of changing the branch.
+        with_pictures: Publish pictures of people who are not known to be rendered: only if they have agreed.
         token: None: the one of `hf auth login` or HF_TOKEN.
         commit_message: Title of the commit.
 
@@ -75,7 +78,14 @@ def publish_model(
     repository = open_repository(repo_id, private=private, revision=revision, create_pr=create_pr, token=token)
     with new_folder() as folder:
         readme = read_readme(repository.name, "model", revision=revision, token=token)
-        write_model_folder(source, folder, repository.name, readme=readme, private=repository.private)
+        write_model_folder(
+            source,
+            folder,
+            repository.name,
+            readme=readme,
+            private=repository.private,
+            with_pictures=with_pictures,
+        )
         return commit_folder(
             folder,
             repository.name,
@@ -121,7 +131,9 @@ def publish_run(
     return publish_model(str(args.output_dir), name, token=token or args.hub_token, **options)
 
 
-def dry_run_model(checkpoint: str | Path, out: str | Path, repo_id: str, *, private: bool = False) -> None:
+def dry_run_model(
+    checkpoint: str | Path, out: str | Path, repo_id: str, *, private: bool = False, with_pictures: bool = False
+) -> None:
     """Write into a folder exactly what `publish_model` would commit.
 
     The Hub is only asked for the notes of a card that is there already; where it cannot be reached, the card is new.
@@ -131,6 +143,7 @@ def dry_run_model(checkpoint: str | Path, out: str | Path, repo_id: str, *, priv
         out: Folder; a former dry run in it is replaced.
         repo_id: As for `publish_model`.
         private: As for `publish_model`.
+        with_pictures: As for `publish_model`.
 
     Raises:
         InputError: If there is no whole model, or the folder holds something else.
@@ -143,7 +156,7 @@ def dry_run_model(checkpoint: str | Path, out: str | Path, repo_id: str, *, priv
         logger.info(f"No earlier card: {error}")
         readme = None
     with new_folder() as folder:
-        write_model_folder(source, folder, repo_id, readme=readme, private=private)
+        write_model_folder(source, folder, repo_id, readme=readme, private=private, with_pictures=with_pictures)
         replace_folder(folder, out, mark="config.json", taboo=source)
 
 
@@ -188,7 +201,13 @@ def check_checkpoint(checkpoint: str | Path) -> Path:
 
 
 def write_model_folder(
-    source: Path, out: Path, repo_id: str, *, readme: str | None = None, private: bool = False
+    source: Path,
+    out: Path,
+    repo_id: str,
+    *,
+    readme: str | None = None,
+    private: bool = False,
+    with_pictures: bool = False,
 ) -> None:
     """Write the folder that is published: embedding model, processor, code, records, pictures and card.
 
@@ -198,7 +217,8 @@ def write_model_folder(
         repo_id: Named in the card.
         readme: Card that is on the Hub now. Its notes and its owner's metadata are kept; without one, those of
             `source/README.md`.
-        private: Whether pictures of a benchmark's people may be in it.
+        private: Whether only its owners will see it; then pictures of people may be in it.
+        with_pictures: Whether they may be in it anyway.
 
     Raises:
         InputError: If weights or processor are not whole, or a record is damaged.
@@ -222,7 +242,7 @@ def write_model_folder(
     processor.save_pretrained(out)
     for path in (MODELLING_CODE, *map(Path, get_relative_import_files(MODELLING_CODE))):
         shutil.copyfile(path, out / path.name)
-    copy_records(source, out, private=private)
+    copy_records(source, out, private=private, with_pictures=with_pictures)
     local = source / "README.md"
     if readme is None and local.is_file():
         readme = local.read_text(encoding="utf-8")
@@ -230,10 +250,11 @@ def write_model_folder(
     model_card(out, repo_id, notes=notes, kept=kept).save(out / "README.md")
 
 
-def copy_records(source: Path, out: Path, *, private: bool) -> None:
+def copy_records(source: Path, out: Path, *, private: bool, with_pictures: bool = False) -> None:
     """Copy the records of training and evaluation and their pictures, and draw the training's curves.
 
-    Results of other weights stay behind, and so do pictures of a benchmark's people unless publishing is private.
+    Results of other weights stay behind. So do pictures of people, unless these are known to be rendered, publishing is
+    private, or `with_pictures` says that they may be shown.
     """
     record = next((folder / RUN_RECORD for folder in (source, source.parent) if (folder / RUN_RECORD).is_file()), None)
     if record:
@@ -255,8 +276,11 @@ def copy_records(source: Path, out: Path, *, private: bool) -> None:
     shutil.copyfile(source / RESULTS, out / RESULTS)
     for pattern in PICTURES:
         picture = first_picture(source, pattern)
-        if picture and pattern == "*ranking.png" and not private and shows_benchmark(out):
-            logger.warning(f"{picture} is left out: it shows images of a benchmark that may not be passed on.")
+        if picture and pattern == "*ranking.png" and not (private or with_pictures or shows_nobody(out)):
+            logger.warning(
+                f"{picture} is left out: it shows people, and they are not known to be rendered (run_eval.py of this "
+                "version records that); --with-pictures publishes it, if they have agreed."
+            )
         elif picture:
             shutil.copyfile(source / picture, out / picture)
 
@@ -296,12 +320,34 @@ def publish_space(kind: str, repo_id: str, *, private: bool | None = None, token
 
 
 def write_space_folder(kind: str, out: Path) -> None:
-    """Write the folder of a Space, with the few modules of this package that its page imports."""
+    """Write the folder of a Space, with the modules of this package that its page imports, found by following the imports."""
     shutil.copytree(SPACES[kind], out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "__init__.py"))
-    (out / "requirements.txt").write_text("torch\nnumpy\ndatasets\nevaluate\n", encoding="utf-8")
     (out / PACKAGE.name).mkdir()
     (out / PACKAGE.name / "__init__.py").write_text(
         '"""The part of cffa_hf that this page needs."""\n', encoding="utf-8"
     )
-    for name in ("errors.py", "metrics.py"):
-        shutil.copyfile(PACKAGE / name, out / PACKAGE.name / name)
+    waiting = list(out.glob("*.py"))
+    copied: set[Path] = set()
+    while waiting:
+        for module in own_imports(waiting.pop()) - copied:
+            copied.add(module)
+            waiting.append(module)
+            target = out / PACKAGE.name / module.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(module, target)
+
+
+def own_imports(file: Path) -> set[Path]:
+    """Find the files of this package that a file imports, with the `__init__.py` of the folders that they are in."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == PACKAGE.name:
+                path = PACKAGE.joinpath(*parts[1:])
+                above = [parent / "__init__.py" for parent in path.parents if PACKAGE in parent.parents]
+                found |= {each for each in (path.with_suffix(".py"), path / "__init__.py", *above) if each.is_file()}
+    return found - {PACKAGE / "__init__.py"}

@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo
 from cffa_hf.card_text import known_format, licence_warning
 from cffa_hf.cards import dataset_card
 from cffa_hf.data.division import PersonDatasetDict
+from cffa_hf.data.images import check_images
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import SEEN_RECORD, read_seen
 from cffa_hf.errors import InputError
@@ -83,6 +84,7 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
             )
         data = seen.divide(data, name, rendered)
     warning = "" if rendered else licence_warning(known_format(name))
+    check_images(data)  # a text file that is listed as an image must not be published
     images = sum(map(len, data.values()))
     who = "for everybody to see" if arguments.public else "privately"
     where = f"to the folder {arguments.dry_run}" if arguments.dry_run else f"{who} as {arguments.repo_id}"

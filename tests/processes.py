@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,30 @@ SETTINGS = {
     "load_best_model_at_end": "false",
     "disable_tqdm": "true",
 }
+
+
+# An editable install serves the whole package to every interpreter, through a finder that `site` starts: without `site`
+# (-S) and with the installed libraries put on the path by hand, an interpreter has everything but this package.
+ISOLATED = """
+import importlib.util, os, runpy, sys
+libraries, kind, what, *words = sys.argv[1:]
+sys.path.append(libraries)
+assert importlib.util.find_spec("torch"), "the libraries are missing"
+assert importlib.util.find_spec("cffa_hf") is None, "this interpreter sees the package"
+sys.path.insert(0, os.getcwd())
+sys.argv = [what, *words] if kind == "file" else ["-c", *words]
+if kind == "file":
+    runpy.run_path(what, run_name="__main__")
+else:
+    exec(compile(what, "<code>", "exec"), {"__name__": "__main__"})
+"""
+
+
+def without_package(*words: str | Path) -> list[str]:
+    """The command of an interpreter that cannot see this package: `-c CODE ...` or `FILE ...`, in its working folder."""
+    kind, (what, *rest) = ("code", words[1:]) if words[0] == "-c" else ("file", words)
+    libraries = sysconfig.get_path("purelib")
+    return [sys.executable, "-I", "-S", "-c", ISOLATED, libraries, kind, str(what), *map(str, rest)]
 
 
 def write_people(folder: Path) -> Path:

@@ -17,8 +17,9 @@ CUHK_TEST = {"identities": 1000, "images": 3074, "captions": 6156}
 DEMO_TEST = {"identities": 30, "images": 120, "captions": 240}
 
 
-def results(counts: dict = CUHK_TEST, **more) -> dict:
+def results(counts: dict = CUHK_TEST, rendered: bool | None = None, **more) -> dict:
     entry = {"dataset": "cuhk_pedes", "counts": counts, "text_to_image": METRICS, "image_to_text": METRICS}
+    entry |= {} if rendered is None else {"rendered": rendered}
     return {"format": 1, "selected_on": "validation", "splits": {"test": entry, "validation": entry}, **more}
 
 
@@ -119,6 +120,22 @@ def test_rendered_data_are_called_so_and_not_compared(folder):
     assert data["license"] == "apache-2.0"
     assert data["model-index"][0]["results"][0]["dataset"]["type"] == "rendered-demo"
     assert "base_model" not in data
+
+
+ABOUT_OTHERS = ("China", "strangers", "campuses", "English only", "list of English", "filmed without being asked")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_only_what_is_known_is_said_of_where_images_and_captions_come_from(folder, known):
+    name = "cuhk_pedes" if known else "my_people"
+    write(folder, run_record(dataset={"name": name, "rendered": False, "splits": {"train": CUHK_TEST}}), None)
+    card = model_card(folder, "owner/model")
+    data = dataset_card({"train": CUHK_TEST}, name, "owner/data", rendered=False)
+    assert (check_valid(card).get("language") == "en") == known
+    assert (data.data.to_dict().get("language") == "en") == known
+    text = " ".join(f"{card.text} {data.text}".split())
+    assert [words for words in ABOUT_OTHERS if words in text] == (list(ABOUT_OTHERS) if known else [])
+    assert ("is not recorded" in text) == (not known)
 
 
 def test_selection_on_test_is_confessed(folder):

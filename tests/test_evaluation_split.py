@@ -143,6 +143,17 @@ def test_a_published_dataset_is_divided_as_the_run_was_and_says_so(people, model
     assert SEEN_RECORD in capsys.readouterr().err
 
 
+def test_what_is_no_image_is_not_published(people, tmp_path, capsys):
+    folder = tmp_path / "people"
+    folder.mkdir()
+    (folder / "notes.jpg").write_text("a letter")
+    row = {"file_name": "notes.jpg", "caption": "a person", "person_id": 1, "split": "train"}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    assert main(["push-dataset", str(folder), "--repo-id", "me/people", "--dry-run", str(tmp_path / "out")]) == 2
+    assert "notes.jpg" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def load_rows(folder, split):
     import pyarrow.parquet as pq
 

@@ -101,6 +101,20 @@ def test_stress_curves_start_at_the_sound_result(tmp_path):
     save_figure(figure, tmp_path / "stress.png")
 
 
+def test_no_stress_curve_leaves_the_picture():
+    weak = {f"{share}% of words": {"rank1": 50.0 - share} for share in (10, 20, 40)}
+    better = {f"{share}%": {"rank1": 60.0 + share} for share in (10, 20, 40)}
+    for kinds in (
+        {"captions": {"typos": weak}, "images": {"dark": better}},
+        {"captions": {"typos": better}, "images": {"dark": weak}},
+    ):
+        figure = stress_figure(kinds, {"rank1": 50.0})
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            assert low == 0
+            assert all(low <= value <= high for line in axes.lines for value in line.get_ydata())
+
+
 def test_strengths_are_joined_where_only_a_number_differs():
     assert amounts(["1/2 of it", "1/4 of it"]) == "1/2, 1/4 of it"
     assert amounts(["one", "two words"]) == "one, two words"

@@ -95,6 +95,23 @@ def test_unreadable_images_are_left_out_by_name(processor, model, folder):
         Gallery.from_images(model, processor, [folder / "broken.jpg"], ["broken.jpg"], progress=False)
 
 
+def test_links_that_lead_out_are_left_out(folder, tmp_path):
+    before = find_images(folder)
+    Image.new("RGB", (20, 50), "red").save(tmp_path / "private.png")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (20, 50), "red").save(tmp_path / "elsewhere" / "x.png")
+    (folder / "a.png").symlink_to(tmp_path / "private.png")
+    (folder / "b").symlink_to(tmp_path / "elsewhere")
+    (folder / "inside.png").symlink_to(before[0])
+    with pytest.warns(UserWarning, match=r"2 links lead out of the folder and are left out, the first is .*a\.png"):
+        found = find_images(folder)
+    assert found == sorted([*before, str(folder / "inside.png")])
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "a.png").unlink()
+    (folder / "b").unlink()
+    assert len(find_images(tmp_path / "link")) == len(found)
+
+
 def test_mistakes_are_one_sentence(processor, model, folder, tmp_path):
     gallery = Gallery.from_folder(model, processor, folder, progress=False)
     for sentence, k in (("  ", 1), ("red", 0)):

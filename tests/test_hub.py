@@ -24,6 +24,7 @@ from cffa_hf.hub_dataset import shard_bounds, write_dataset_folder
 from cffa_hf.modeling_cffa import CFFAModel
 from cffa_hf.run_record import changed_settings, write_run_record
 from tests.hub_server import LoopbackHub, running_hub
+from tests.processes import without_package
 from tests.test_cards import CUHK_TEST, DEMO_TEST, results, run_record
 from tests.tiny import person_rows, tiny_model, tiny_processor
 
@@ -34,13 +35,7 @@ FILES = {
 }
 # A fresh process that cannot import this package runs the code of each card.
 EMBED = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "cffa_hf":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
-import re, torch
+import re, sys, torch
 from pathlib import Path
 from PIL import Image
 from huggingface_hub import ModelCard
@@ -92,7 +87,7 @@ def run(tmp_path_factory) -> Path:
     (folder / "training_args.bin").write_bytes(b"pickle")
     dataset = {"name": "cuhk_pedes", "rendered": True, "splits": {"train": DEMO_TEST}}
     (folder / "run.json").write_text(json.dumps(run_record(dataset=dataset, init_from=None)))
-    (folder / "results.json").write_text(json.dumps(results(DEMO_TEST)))
+    (folder / "results.json").write_text(json.dumps(results(DEMO_TEST, rendered=True)))
     for name in ("ranking.png", "cmc.png", "failures.png"):
         (folder / name).write_bytes(b"\x89PNG" + name.encode() * 100)
     return folder
@@ -110,7 +105,8 @@ def start(hub: LoopbackHub, home: Path, *words: str | Path, token: str = "hf_wri
     env = environment(hub, home, token) | ({"PYTHONPATH": str(REPOSITORY)} if package else {})
     home.mkdir(parents=True, exist_ok=True)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *map(str, words)], env=env, cwd=home, text=True, **pipes)
+    command = [sys.executable, *map(str, words)] if package else without_package(*words)
+    return subprocess.Popen(command, env=env, cwd=home, text=True, **pipes)
 
 
 def run_python(*arguments, **options) -> tuple[int, str, str]:
@@ -172,16 +168,29 @@ def test_auto_map_of_another_repository_is_not_published(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "private", "shown"), [(CUHK_TEST, False, False), (CUHK_TEST, True, True), (DEMO_TEST, False, True)]
+    ("counts", "rendered", "options", "shown"),
+    [
+        (CUHK_TEST, None, {}, False),
+        (CUHK_TEST, True, {}, False),  # whatever a record claims, these are the counts of the benchmark
+        (DEMO_TEST, False, {}, False),  # one's own people
+        (DEMO_TEST, None, {}, False),  # not known
+        (DEMO_TEST, "yes", {}, False),
+        (CUHK_TEST, None, {"private": True}, True),
+        (DEMO_TEST, False, {"with_pictures": True}, True),
+        (DEMO_TEST, True, {}, True),
+    ],
 )
-def test_pictures_of_a_benchmark_are_not_passed_on(run, tmp_path, counts, private, shown):
+def test_pictures_of_people_are_published_only_if_they_are_rendered_or_agreed(
+    run, tmp_path, caplog, counts, rendered, options, shown
+):
     source = tmp_path / "published"
     shutil.copytree(run / "published", source)
     shutil.copyfile(run / "ranking.png", source / "ranking.png")
-    (source / "results.json").write_text(json.dumps(results(counts)))
-    dry_run_model(source, tmp_path / "out", "owner/model", private=private)
+    (source / "results.json").write_text(json.dumps(results(counts, rendered=rendered)))
+    dry_run_model(source, tmp_path / "out", "owner/model", **options)
     assert (tmp_path / "out" / "ranking.png").exists() == shown
     assert ("ranking.png" in (tmp_path / "out" / "README.md").read_text()) == shown
+    assert ("--with-pictures" in caplog.text) != shown
 
 
 def test_results_of_other_weights_stay_behind(run, tmp_path):
@@ -388,10 +397,16 @@ def test_metric_space_works_by_itself(hub, tmp_path):
         path = tmp_path / "space" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    code = "import person_retrieval as p; print(p.metrics_from_match_ranks([[1, 2], [3], []]))"
+    code = (
+        "import person_retrieval as p, torch; print(p.metrics_from_match_ranks([[1, 2], [3], []]));"
+        "e = torch.eye(3); print(p.metrics_from_embeddings(e, [1, 2, 3], e, [1, 2, 3]))"
+    )
     status, output, errors = run_python(hub, tmp_path / "space", "-c", code, package=False)
     assert status == 0, errors
     assert "'rank1': 50.0" in output
+    assert "'rank1': 100.0" in output
+    imported = {name.split("==")[0] for name in repository.files()["requirements.txt"].decode().split()}
+    assert imported == {"torch", "numpy", "datasets", "evaluate"}
     assert "app.py" in repository.files()
 
 

@@ -296,10 +296,49 @@ def assign_splits(
     return [row.model_copy(update={"split": division[row.person_id]}) for row in rows]
 
 
+def contain_images(images: Dataset, source: str, folders: Sequence[Path]) -> Dataset:
+    """Refuse images that a dataset names by a path outside its own folders; whoever made it may name any file.
+
+    Args:
+        images: one column `image`, not decoded.
+        source: what to call it in messages.
+        folders: see `load_dataset_dict`.
+
+    Returns:
+        The images, with absolute paths where there are no bytes.
+
+    Raises:
+        InputError: names the source, the row and the path of the first one outside.
+    """
+    column = images.with_format("arrow")[:].column("image")
+    named = pc.and_(pc.is_valid(column), pc.is_null(pc.struct_field(column, "bytes")))
+    rows = [row for row, alone in enumerate(named.to_pylist()) if alone]
+    if not rows:
+        return images
+    roots = [os.path.realpath(folder) for folder in folders]
+    found: dict[int, str] = {}
+    for row in rows:
+        given = images[row]["image"]["path"]
+        path = os.path.join(roots[0], given) if roots and given else given
+        real = os.path.realpath(path) if path and "\0" not in path else ""
+        if not any(os.path.commonpath([root, real]) == root for root in roots if real):
+            problem = (
+                "names an image outside of the dataset and holds no bytes of it; save the dataset with its images "
+                "(save_to_disk and push_to_hub put them in), or put the files into its folder"
+            )
+            raise row_error(source, row, given, problem)
+        found[row] = path
+    if all(os.path.isabs(images[row]["image"]["path"]) for row in rows):
+        return images
+    entries = [{**image, "path": found.get(row, image and image["path"])} for row, image in enumerate(images["image"])]
+    return Dataset.from_dict({"image": entries}, features=images.features)
+
+
 def load_dataset_dict(
     data: DatasetDict | Dataset,
     source: str,
     *,
+    folders: Sequence[Path] = (),
     validation_identities: int | None = None,
     test_identities: int | None = None,
     seed: int = 0,
@@ -318,6 +357,8 @@ def load_dataset_dict(
     Args:
         data: a dataset with these columns.
         source: what to call it in messages.
+        folders: where image files may lie that the dataset names instead of holding their bytes; relative paths are
+            relative to the first.
         validation_identities: number of identities for validation, 0 for none.
         test_identities: number of identities for test, 0 for none; only for undivided data.
         seed: draws the identities.
@@ -341,7 +382,7 @@ def load_dataset_dict(
             images = part.select_columns(["image"]).cast_column("image", Image(decode=False))
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise InputError(f"{source}: the column 'image' of {split!r} holds no images ({error}).") from error
-        kept.append(images)
+        kept.append(contain_images(images, f"{source} ({split})", folders))
         paths = pc.struct_field(images.with_format("arrow")[:].column("image"), "path").to_pylist()
         for row, entry in enumerate(part.remove_columns("image").to_list()):
             record = _record(entry, len(records))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,15 @@ from cffa_hf.errors import InputError
 
 # The size from which Pillow itself begins to warn of a decompression bomb.
 MAX_PIXELS = 89_478_485
+
+# Formats whose decoders only compute pixels. Others start programs (PostScript, through Ghostscript) or read more files,
+# whatever the name of the file says.
+RASTER_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "QOI", "TGA")
+Image.init()
+IMAGE_FORMATS = tuple(name for name in RASTER_FORMATS if name in Image.OPEN)
+IMAGE_SUFFIXES = frozenset(
+    suffix for suffix, name in Image.registered_extensions().items() if name in (*IMAGE_FORMATS, "MPO")
+)
 
 ImageSource = str | os.PathLike[str] | bytes | dict[str, Any] | Image.Image
 
@@ -37,7 +47,8 @@ def read_image(source: ImageSource) -> Image.Image:
         A loaded image in mode "RGB".
 
     Raises:
-        InputError: the file is missing, truncated, no image, or has more than `MAX_PIXELS` pixels.
+        InputError: the file is missing, truncated, no regular file, no image of the formats that are read, or has more
+            than `MAX_PIXELS` pixels.
 
     Example:
         >>> grey = Image.new("I;16", (2, 3), 65535)  # 16 bits, white
@@ -46,7 +57,9 @@ def read_image(source: ImageSource) -> Image.Image:
     """
     name, opened = _locate(source)
     try:
-        with opened if isinstance(opened, Image.Image) else Image.open(opened) as image:
+        if isinstance(opened, (str, os.PathLike)) and not stat.S_ISREG(os.stat(opened).st_mode):
+            raise InputError(f"{name}: the image cannot be read (no regular file); put one there or remove its row.")
+        with opened if isinstance(opened, Image.Image) else Image.open(opened, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(

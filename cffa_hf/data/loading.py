@@ -6,6 +6,8 @@ from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetDict
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
 
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
 from cffa_hf.data.division import PersonDatasetDict
@@ -63,14 +65,14 @@ def load_person_dataset(
             return _load_benchmark(benchmark, folder, annotation_file, validation_identities, test_identities, seed)
         _refuse_annotation_file(annotation_file, name)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return load_dataset_dict(_load_saved(folder), str(folder), **numbers)
+            return load_dataset_dict(_load_saved(folder), str(folder), folders=[folder], **numbers)
         if find_metadata(folder):
             return load_folder(folder, **numbers)
         raise InputError(f"{folder}: this folder holds no dataset that is understood; {_possibilities()}.")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)
-    return load_dataset_dict(_load_from_hub(name), name, **numbers)
+    return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
 
 
 def person_classes(train: Dataset) -> dict[int, int]:
@@ -124,6 +126,12 @@ def _load_saved(folder: Path) -> DatasetDict | Dataset:
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: the saved dataset cannot be read ({error}); save it again.") from error
+
+
+def _downloads_of(name: str) -> list[Path]:
+    """Return the folders into which the files of a dataset on the Hub are downloaded and unpacked."""
+    repository = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
+    return [repository, Path(datasets.config.DOWNLOADED_DATASETS_PATH), Path(datasets.config.EXTRACTED_DATASETS_PATH)]
 
 
 def _load_from_hub(name: str) -> DatasetDict:

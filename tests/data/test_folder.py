@@ -263,6 +263,35 @@ def test_what_was_saved_in_the_dataset_form_comes_back_equal(tmp_path):
         assert all(image["bytes"] for image in again[split]["image"])
 
 
+def path_only(paths):
+    """A dataset that names images instead of holding them."""
+    images = [{"path": str(path), "bytes": None} for path in paths]
+    people = [[f"person {i}"] for i in range(len(paths))]
+    data = {"image": images, "captions": people, "person_id": list(range(len(paths)))}
+    return Dataset.from_dict(data).cast_column("image", Image(decode=False))
+
+
+def test_a_dataset_may_only_name_images_in_its_own_folder(tmp_path):
+    folder = tmp_path / "saved"
+    (folder / "imgs").mkdir(parents=True)
+    for place in range(4):
+        PillowImage.new("RGB", (4, 8), (place, 0, 0)).save(folder / "imgs" / f"{place}.png")
+    secret = tmp_path / "secret.png"
+    PillowImage.new("RGB", (4, 8)).save(secret)
+    (folder / "imgs" / "link.png").symlink_to(secret)
+    inside = ["imgs/0.png", "imgs/1.png", "imgs/2.png", str(folder / "imgs" / "3.png")]
+    data = load_dataset_dict(DatasetDict(train=path_only(inside)), "mine", folders=[folder])
+    paths = [row["image"]["path"] for row in all_rows(data)]
+    assert sorted(paths) == [str(folder / "imgs" / f"{place}.png") for place in range(4)]
+    outside = [str(secret), "../secret.png", "imgs/link.png", "/etc/hostname", "hf://datasets/a/b/c.png", "", "a\0b"]
+    for path in outside[:4] + outside[5:]:
+        with pytest.raises(InputError, match=r"mine \(train\): row 3 .*outside of the dataset"):
+            load_dataset_dict(DatasetDict(train=path_only([*inside[:3], path])), "mine", folders=[folder])
+    for path in outside:
+        with pytest.raises(InputError, match="outside of the dataset"):
+            load_dataset_dict(DatasetDict(train=path_only([path] * 4)), "mine")
+
+
 def test_errors_of_a_dataset_name_its_split_and_row():
     broken = make_dataset(3).to_dict()
     broken["captions"][4] = []

@@ -46,6 +46,32 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
         assert np.array_equal(np.asarray(image), np.asarray(original))
 
 
+def test_postscript_starts_no_program_whatever_it_is_called(tmp_path, monkeypatch):
+    mark, tools = tmp_path / "mark", tmp_path / "bin"
+    tools.mkdir()
+    (tools / "gs").write_text(f"#!/bin/sh\ntouch {mark}\n")
+    (tools / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(script)
+    for source in (tmp_path / "a.jpg", script, {"path": None, "bytes": script}):
+        with pytest.raises(InputError):
+            read_image(source)
+    assert not mark.exists()
+    with pytest.raises(OSError, match="image file"), Image.open(tmp_path / "a.jpg") as image:
+        image.load()  # Pillow left to itself does start it
+    assert mark.exists()
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(InputError, match=r"cannot be read \(no regular file\)"):
+            read_image(tmp_path / name)
+
+
 def test_an_image_of_pillow_is_left_as_it_is():
     original = picture().convert("L")
     read_image(original)
