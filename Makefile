@@ -28,7 +28,8 @@ demo: .venv/installed
 	$(BIN)/cffa-hf demo-data $(DATA) --seed $(SEED)
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(shell nproc) \
-		run_train.py --config configs/demo.yaml --dataset_root $(DATA) --output_dir $(OUTPUT) --seed $(SEED)
+		run_train.py --config configs/demo.yaml --dataset_root $(DATA) --output_dir $(OUTPUT) --seed $(SEED) \
+		--overwrite_output_dir true
 	$(BIN)/python run_eval.py $(OUTPUT) --config configs/demo.yaml --dataset_root $(DATA)
 	$(BIN)/cffa-hf search $(OUTPUT) $(DATA)/CUHK-PEDES/imgs "$(SENTENCE)"
 

@@ -20,6 +20,7 @@ from cffa_hf.results import (
     entry_key,
     read_splits,
     reranking_entry,
+    set_aside_results,
     shared_sentence,
     split_entry,
     write_results,
@@ -44,6 +45,7 @@ def main() -> None:
 
     seen = {opened.name: read_seen(opened.folder) for opened in (checkpoint, other) if opened}
     loaded = [load_split(data_args, options.split, seen, check_leaks=options.check_leaks) for data_args in run.datasets]
+    set_aside_results(output_dir, checkpoint.weights_sha256)
     for part in loaded:
         name, split, rows = part.dataset, part.split, part.rows
         evaluator = RetrievalEvaluator(

@@ -1,12 +1,13 @@
 """Train a person searcher: `accelerate launch run_train.py --config configs/demo.yaml [--setting value ...]`."""
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from transformers import set_seed
 
 from cffa_hf.adapters import add_lora
-from cffa_hf.arguments import parse_arguments
+from cffa_hf.arguments import CFFATrainingArguments, DataArguments, ModelArguments, parse_arguments
 from cffa_hf.checkpoints import starting_model
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.images import check_images
@@ -15,6 +16,7 @@ from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import read_seen, seen_by_run
 from cffa_hf.errors import InputError
 from cffa_hf.output_folder import make_output_folder
+from cffa_hf.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.run_record import is_rendered, public_name, write_run_record
 from cffa_hf.safety import TrainingStopped
 from cffa_hf.trainer import CFFATrainer
@@ -22,14 +24,23 @@ from cffa_hf.whole_checkpoints import checkpoint_to_resume
 
 
 def main() -> None:
-    """Read the data, make the model, train it, and save the part that embeds."""
+    """Read the settings, and keep other runs out of the folder."""
     model_args, data_args, args = parse_arguments()
     make_output_folder(args.output_dir)
+    with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
+        train(model_args, data_args, args)
+
+
+def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments) -> None:
+    """Read the data, make the model, train it, and save the part that embeds."""
+    checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+    if args.process_index == 0:
+        refuse_earlier_run(args.output_dir, resuming=checkpoint is not None, overwrite=args.overwrite_output_dir)
     set_seed(args.seed)
 
     with args.main_process_first(desc="reading the data"):
         data = load_person_dataset(
-            data_args.dataset,
+            str(data_args.dataset),
             data_args.dataset_root,
             annotation_file=data_args.annotation_file,
             validation_identities=data_args.validation_identities,
@@ -42,13 +53,12 @@ def main() -> None:
                 warn_of_leaks(data)
     seen = None
     if args.should_save:
-        resumed = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
         seen = seen_by_run(
             data,
             str(public_name(data_args.dataset)),
             is_rendered(data_args.dataset, data_args.dataset_root),
             start=read_seen(model_args.init_from),
-            resumed=read_seen(resumed),
+            resumed=read_seen(checkpoint),
             allow_shared_people=data_args.allow_shared_people,
         )
         print(f"{data_args.dataset}: {data.division.sentence}")
@@ -58,8 +68,9 @@ def main() -> None:
     model: Any
     model, processor = starting_model(model_args, captions, identities)
     config = model.config
-    if model_args.lora is not None:
-        model = add_lora(model, model_args.lora, model_args.init_from)
+    lora: Any = model_args.lora
+    if lora is not None:
+        model = add_lora(model, lora, model_args.init_from)
     if data_args.cache_images:
         with args.main_process_first(desc="caching images"):
             for split in data.keys() & {"train", "validation"}:
@@ -72,7 +83,7 @@ def main() -> None:
         processing_class=processor,
         seen=seen,
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()
     write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen)

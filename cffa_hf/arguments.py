@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from cffa_hf.errors import InputError
 from cffa_hf.losses import LossSettings
+
+# Settings whose values are never written or printed.
+SECRETS = ("hub_token", "push_to_hub_token")
 
 
 @dataclass
@@ -192,6 +196,9 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
         },
     )
 
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in a folder that holds an earlier run, and overwrite that one"}
+    )
     hub_strategy: str = field(
         default="end",
         metadata={"help": "When to push, with push_to_hub: at the end, in one commit", "choices": ["end"]},
@@ -255,6 +262,10 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
             self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave tokens out of what is pickled: the Trainer writes its arguments beside every checkpoint."""
+        return {name: None if name in SECRETS else value for name, value in self.__dict__.items()}
+
 
 def computes_bfloat16(on_gpu: bool) -> bool:
     """Tell whether the GPU, or else the CPU, has instructions for bfloat16 (emulating them would be slow)."""
@@ -271,9 +282,31 @@ class QuietArgumentParser(HfArgumentParser):
         """Raise InputError.
 
         Raises:
-            InputError: Always.
+            InputError: Always. Of options that nobody knows only the names are told: their values may be secret.
         """
-        raise InputError(f"{message} (--help lists all settings)")
+        raise InputError(f"{without_values(message, list(self._option_string_actions))} (--help lists all settings)")
+
+
+def without_values(message: str, options: Sequence[str]) -> str:
+    """Take the values out of argparse's complaint about unknown options, and name the option that was meant.
+
+    Args:
+        message: Of argparse.
+        options: All that there are.
+
+    Example:
+        >>> without_values("unrecognized arguments: --hub_tokne secret", ["--hub_token"])
+        "unrecognized arguments: --hub_tokne; did you mean '--hub_token'?"
+    """
+    head, found, tail = message.partition("unrecognized arguments: ")
+    if found:
+        names = [word.partition("=")[0] for word in tail.split() if word.startswith("-")]
+        close = [match for name in names for match in difflib.get_close_matches(name, options, n=1)]
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"{head}{found}{', '.join(names) or tail}{hint}"
+    if any(f"--{name}" in message for name in SECRETS):
+        return re.sub(r": .*", ": its value is not accepted", message, count=1, flags=re.DOTALL)
+    return message
 
 
 def read_config(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
@@ -315,6 +348,7 @@ def config_default(path: str | Path, action: argparse.Action, hint: Any, value: 
         InputError: If a list stands where one value is wanted, or the other way round, a value has the wrong type, or
             there is none where one is needed.
     """
+    shown = "a value" if action.dest in SECRETS else repr(value)
 
     def convert(item: Any) -> Any:
         if action.type is None:
@@ -335,7 +369,7 @@ def config_default(path: str | Path, action: argparse.Action, hint: Any, value: 
     wants_list = action.nargs in ("+", "*")
     if isinstance(value, list) != wants_list or isinstance(value, dict):
         wanted = "a list" if wants_list else "one value"
-        raise InputError(f"the config {path} sets {action.dest} to {value!r}, but it must be {wanted}")
+        raise InputError(f"the config {path} sets {action.dest} to {shown}, but it must be {wanted}")
     converted = [convert(item) for item in value] if wants_list else convert(value)
     if action.choices is not None and converted not in action.choices:
         choices = ", ".join(map(str, action.choices))
@@ -376,7 +410,10 @@ def parse_arguments(
         for name in values:
             actions[name].required = False
     try:
-        return parser.parse_args_into_dataclasses(rest)[: len(classes)]
+        *filled, unknown = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return tuple(filled[: len(classes)])
     except (ValueError, ImportError) as error:
         if isinstance(error, InputError):
             raise

@@ -25,6 +25,7 @@ from cffa_hf.conversion import (
 )
 from cffa_hf.data.processor import add_mask_token, build_processor, clip_tokenizer, train_tokenizer
 from cffa_hf.errors import InputError
+from cffa_hf.files import new_folder, write_text
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
 logger = logging.getLogger(__name__)
@@ -220,14 +221,11 @@ def run(arguments: argparse.Namespace) -> None:
     config = conversion.model.config
     heads = [name for name in conversion.mapped if not name.startswith("cffa.")]
     conversion.dropped |= {conversion.source.origins[name]: "training head, not needed to embed" for name in heads}
-    try:
-        model.save_pretrained(out)
+    with new_folder(out) as folder:
+        model.save_pretrained(folder)
         if tokenizer is not None:
-            build_processor(tokenizer, config.image_size, config.context_length).save_pretrained(out)
-        text = json.dumps(record(arguments, conversion), indent=2)
-        (out / "conversion.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}") from error
+            build_processor(tokenizer, config.image_size, config.context_length).save_pretrained(folder)
+        write_text(folder / "conversion.json", json.dumps(record(arguments, conversion), indent=2) + "\n")
 
     print("\n".join(account(conversion)))
     if arguments.verbose:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPProcessor
@@ -23,9 +24,10 @@ from cffa_hf.data.pairs import load_pixels
 from cffa_hf.data.processor import encode_captions
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation import evaluation_mode
+from cffa_hf.files import file_digest, write_tensors, write_text
 from cffa_hf.modeling_cffa import CFFAModel
 
-FORMAT = 1
+FORMAT = 2
 VECTORS, INDEX = "gallery.safetensors", "gallery.json"
 
 
@@ -149,13 +151,22 @@ class Gallery:
         ]
 
     def save(self, folder: str | Path) -> None:
-        """Write the embeddings (safetensors) and the paths (JSON), without the model."""
+        """Write the embeddings (safetensors) and the paths (JSON), without the model.
+
+        A gallery that is there is replaced in one moment, when its index names the new embeddings.
+
+        Raises:
+            InputError: if the folder cannot be written; what was there is untouched.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {"embeddings": self.embeddings.contiguous(), "probe": _probe(self.model)}
-        save_file(tensors, folder / VECTORS)
-        index = {"format": FORMAT, "paths": self.paths}
-        (folder / INDEX).write_text(json.dumps(index, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        vectors = f"gallery-{uuid.uuid4().hex[:16]}.safetensors"
+        write_tensors(folder / vectors, tensors)
+        index = {"format": FORMAT, "vectors": vectors, "sha256": file_digest(folder / vectors), "paths": self.paths}
+        write_text(folder / INDEX, json.dumps(index, ensure_ascii=False, indent=0) + "\n")
+        for old in (*folder.glob("gallery-*.safetensors"), folder / VECTORS):
+            if old.name != vectors:
+                old.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path, model: CFFAModel, processor: CLIPProcessor) -> "Gallery":
@@ -167,10 +178,19 @@ class Gallery:
         folder = Path(folder)
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            tensors = load_file(folder / VECTORS)
-            embeddings, probe, paths = tensors["embeddings"], tensors["probe"], index["paths"]
-            if index["format"] != FORMAT:
+            if index["format"] not in (1, FORMAT):
                 raise ValueError(f"format {index['format']} is unknown")
+            vectors = VECTORS if index["format"] == 1 else index["vectors"]
+            if Path(vectors).name != vectors or not (folder / vectors).is_file():
+                raise ValueError(f"it has no file {vectors!r} of embeddings")
+            if index["format"] != 1 and file_digest(folder / vectors) != index["sha256"]:
+                raise ValueError(f"{vectors} is not the file that its {INDEX} was written with")
+            tensors = load_file(folder / vectors)
+            embeddings, probe, paths = tensors["embeddings"], tensors["probe"], index["paths"]
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise ValueError("its paths are no texts")
+            if embeddings.dtype != torch.float32 or not embeddings.isfinite().all():
+                raise ValueError("its embeddings are not finite numbers in float32")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(
                 f"{folder}: no gallery can be read from there ({error}); embed the images again."

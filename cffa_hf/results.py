@@ -1,14 +1,13 @@
 """The results of an evaluation: one entry a split, and `results.json`."""
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from cffa_hf.errors import InputError
+from cffa_hf.files import write_text
 from cffa_hf.metrics import MatchRanks, retrieval_metrics
 from cffa_hf.provenance import Checkpoint, package_versions
 from cffa_hf.significance import bootstrap_confidence, paired_test
@@ -16,6 +15,10 @@ from cffa_hf.tables import DIRECTIONS, METRICS
 
 FORMAT = 1
 FILE_NAME = "results.json"
+RESULT_FILES = (
+    *(FILE_NAME, "report.html", "training.png"),
+    *("*ranking.png", "*cmc.png", "*failures.png", "*selection.png", "*stress.png"),
+)
 
 
 def split_entry(
@@ -73,14 +76,36 @@ def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, di
         "splits": {**_earlier_splits(path, checkpoint), **entries},
         "versions": package_versions(),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
+    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n", remedy="choose another --output_dir")
     return results
+
+
+def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
+    """Move results, report and pictures of other weights out of a folder into a new one within it; nothing is deleted.
+
+    Args:
+        folder: Where a model has been saved or is evaluated.
+        weights_sha256: Digest of its weights.
+
+    Returns:
+        The new folder; None if there was nothing of other weights.
+    """
+    folder = Path(folder)
+    found = [path for pattern in RESULT_FILES for path in sorted(folder.glob(pattern))]
+    try:
+        measured = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["checkpoint"]["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        measured = None
+    if not found or measured == weights_sha256:
+        return None
+    name = measured[:8] if isinstance(measured, str) and measured[:8].isalnum() else "unknown"
+    names = (f"results-{name}" + (f"-{number}" if number else "") for number in count())
+    target = next(folder / each for each in names if not (folder / each).exists())
+    target.mkdir()
+    for path in found:
+        path.rename(target / path.name)
+    print(f"{folder}: {len(found)} files of results that were measured on other weights are now in {target.name}/")
+    return target
 
 
 def entry_key(earlier: Mapping[str, Any], taken: Collection[str], dataset: str, split: str) -> str:

@@ -23,6 +23,7 @@ from transformers import Trainer
 from cffa_hf.arguments import CFFATrainingArguments, CorruptionSettings, DataArguments, ModelArguments
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, DEMO_MARKER
 from cffa_hf.data.seen import SeenData
+from cffa_hf.files import write_text
 from cffa_hf.losses import LossSettings
 from cffa_hf.version import VERSION
 
@@ -35,7 +36,7 @@ PUBLISHED_PRECISION = "float16 weights, updated in place"
 NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_total_limit", "greater_is_better"),
-    *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy"),
+    *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy", "overwrite_output_dir"),
 }
 # Of the settings that TrainingArguments brings along, those that change what is learnt.
 INHERITED = ("max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2")
@@ -95,8 +96,7 @@ def write_run_record(
         },
         "environment": environment(training_args),
     }
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    (Path(output_dir) / RUN_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(Path(output_dir) / RUN_RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def public_name(source: str | None) -> str | None:

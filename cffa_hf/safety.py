@@ -19,6 +19,7 @@ from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 from cffa_hf.data.workers import SignalsLeftToMain, plain_error
 from cffa_hf.errors import InputError
+from cffa_hf.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.whole_checkpoints import STATE_FILE, checkpoint_to_resume, newest_whole_checkpoint
 
 # Checkpoints are written in this folder within the run's and moved when they are complete. Uploads leave out "_*".
@@ -215,7 +216,7 @@ class SafeTrainer(Trainer):
         self.stop_on_signal = StopOnSignal()
         self.add_callback(SaveAfterEvaluation)
         self.add_callback(self.stop_on_signal)
-        self._writing = False
+        self._writing = self._started = False
 
     @property
     def run_folder(self) -> str:
@@ -232,19 +233,24 @@ class SafeTrainer(Trainer):
             **kwargs: As for `Trainer`.
 
         Raises:
-            InputError: If the checkpoint or an image cannot be read.
+            InputError: If the checkpoint or an image cannot be read, another run uses the folder, or an earlier one is in
+                it and neither resumed nor to be overwritten.
             TrainingStopped: If the disk is full or the loss is not finite.
             SystemExit: After SIGTERM (status 143) or SIGINT (130), when everything is saved.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.run_folder)
-        if self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return self._train_safely(checkpoint, *args, **kwargs)
+        with run_lock(self.run_folder):
+            overwrite = self._started or getattr(self.args, "overwrite_output_dir", False)
+            refuse_earlier_run(self.run_folder, resuming=checkpoint is not None, overwrite=overwrite)
+            self._started = True
             if checkpoint is not None:
                 print(f"going on from {checkpoint}")
-            elif older := newest_whole_checkpoint(self.run_folder):
-                print(
-                    f"{older} is of an earlier run and will be deleted in time; to go on with it: "
-                    "--resume_from_checkpoint auto"
-                )
+            return self._train_safely(checkpoint, *args, **kwargs)
+
+    def _train_safely(self, checkpoint: str | None, *args: Any, **kwargs: Any) -> Any:
+        """Train with signals handled, and end in one sentence where an input or the world stops the run."""
         self.stop_on_signal.install()
         try:
             result = super().train(checkpoint, *args, **kwargs)

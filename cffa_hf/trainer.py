@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -37,6 +38,8 @@ from cffa_hf.gradient_cache import ChosenTokens, cached_backward
 from cffa_hf.hub import open_run_repository, publish_run
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
 from cffa_hf.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
+from cffa_hf.provenance import weights_digest
+from cffa_hf.results import set_aside_results
 from cffa_hf.safety import SafeTrainer, TrainingStopped, explained_writes, last_good
 from cffa_hf.training_data import fit_arguments, pair_collator, training_pairs, training_transform_of
 
@@ -407,6 +410,7 @@ class CFFATrainer(SafeTrainer):
                 save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir, weights)
                 self.processing_class.save_pretrained(output_dir)
                 self._save_records(output_dir)
+            set_aside_results(output_dir, weights_digest(Path(output_dir)))
 
     def _save_records(self, folder: str) -> None:
         if self.seen is not None:

@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,44 @@ def test_there_is_a_config_for_every_benchmark():
     }
     for name in ("cuhk_pedes", "icfg_pedes", "rstpreid"):
         assert parse(str(CONFIGS / f"{name}.yaml"))[1].dataset == name
+
+
+SECRET = "hf_" + "S3cretS3cretS3cret"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["--hub_tokne", SECRET]),
+        ("", [f"--hub_tokne={SECRET}"]),
+        ("", ["--hub_tokne", "a secret of another shape"]),
+        ("", ["--hub_token", SECRET, SECRET]),
+        (f"hub_token: [{SECRET}]\n", []),
+        ("hub_token: [a secret of another shape]\n", []),
+        ("hub_token: {a: a secret of another shape}\n", []),
+        (f"dataset: [{SECRET}]\n", []),
+        (f"hub_tokne: {SECRET}\n", []),
+        (f"{SECRET}: true\n", []),
+    ],
+)
+def test_a_token_is_never_printed(config, text, words):
+    message = refuse(config(text), *words)
+    assert SECRET not in message
+    assert "another shape" not in message
+
+
+def test_a_misspelt_option_gets_a_hint_on_the_command_line(config):
+    assert "did you mean '--learning_rate'" in refuse(config(""), "--learning_rat", "3")
+
+
+def test_a_token_of_the_environment_is_masked_whatever_its_shape(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "a-token-of-our-own-hub")
+    assert "own-hub" not in str(InputError("the server said a-token-of-our-own-hub is wrong"))
+
+
+def test_arguments_are_pickled_without_their_token(tmp_path):
+    args = CFFATrainingArguments(output_dir=str(tmp_path), use_cpu=True, hub_token=SECRET, report_to="none")
+    again = pickle.loads(pickle.dumps(args))
+    assert (args.hub_token, again.hub_token) == (SECRET, None)
+    assert again.learning_rate == args.learning_rate
+    assert SECRET not in f"{args} {args.to_json_string()} {args.to_sanitized_dict()}"

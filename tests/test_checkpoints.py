@@ -1,6 +1,10 @@
 import json
+import multiprocessing
 import os
 import pickle
+import random
+import shutil
+import time
 import zipfile
 
 import pytest
@@ -669,3 +673,43 @@ def test_random_weights_with_a_given_tokenizer(tokenizer_folder):
     arguments.init_from = None
     model, processor = starting_model(arguments, [], 6)
     assert len(processor.tokenizer) == tokenizer_folder[1] == model.config.text_config.vocab_size
+
+
+def convert_now(source, out):
+    main(["convert", str(source), str(out), "--image-size", "192", "64"])
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_can_be_run_again(golden_folder, tmp_path):
+    context = multiprocessing.get_context("fork")
+    torch.set_num_threads(1)
+    out, source = tmp_path / "out", golden_folder / "cffa_tiny.pth"
+    began = time.perf_counter()
+    convert_now(source, tmp_path / "whole")
+    seconds = time.perf_counter() - began
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    for seed in range(10):
+        process = context.Process(target=convert_now, args=(source, out))
+        process.start()
+        time.sleep(random.Random(seed).uniform(0, 1.5 * seconds))
+        process.kill()
+        process.join()
+        if not out.exists():
+            assert main(["convert", str(source), str(out), "--image-size", "192", "64"]) == 0
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+        shutil.rmtree(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_conversion_without_room_is_one_sentence(golden_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = [
+        "convert",
+        str(golden_folder / "cffa_tiny.pth"),
+        str(tmp_path / "file" / "out"),
+        "--image-size",
+        "192",
+        "64",
+    ]
+    assert main(words) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,4 +1,7 @@
 import json
+import multiprocessing
+import random
+import time
 import warnings
 
 import pytest
@@ -70,6 +73,59 @@ def test_a_saved_gallery_answers_alike(processor, model, folder, tmp_path):
     again = Gallery.load(tmp_path / "saved", model, processor)
     assert again.search("blue top", 3) == gallery.search("blue top", 3)
     assert not list(tmp_path.glob("saved/*.pkl"))
+
+
+def save_for_ever(galleries, folder):
+    for number in range(10**9):
+        galleries[number % 2].save(folder)
+
+
+def test_killed_while_it_is_saved_over_another_the_gallery_is_one_of_the_two(processor, model, folder, tmp_path):
+    old = Gallery.from_folder(model, processor, folder, progress=False)
+    new = Gallery(model, processor, old.embeddings.flip(0), [f"new/{path}" for path in reversed(old.paths)])
+    context = multiprocessing.get_context("fork")
+    torch.set_num_threads(1)
+    for seed in range(12):
+        old.save(tmp_path / "saved")
+        process = context.Process(target=save_for_ever, args=((new, old), tmp_path / "saved"))
+        process.start()
+        time.sleep(random.Random(seed).uniform(0, 0.1))
+        process.kill()
+        process.join()
+        found = Gallery.load(tmp_path / "saved", model, processor)
+        whole = old if found.paths == old.paths else new
+        assert found.paths == whole.paths
+        assert torch.equal(found.embeddings, whole.embeddings)
+    old.save(tmp_path / "saved")
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) == 1
+
+
+def test_embeddings_and_index_belong_together(processor, model, folder, tmp_path):
+    gallery = Gallery.from_folder(model, processor, folder, progress=False)
+    gallery.save(tmp_path / "saved")
+    index = json.loads((tmp_path / "saved" / "gallery.json").read_text())
+    changes = [{"vectors": "../x.safetensors"}, {"sha256": "0" * 64}, {"paths": [7] * len(gallery)}, {"vectors": 3}]
+    for change in changes:
+        (tmp_path / "saved" / "gallery.json").write_text(json.dumps(index | change))
+        with pytest.raises(InputError, match="no gallery can be read"):
+            Gallery.load(tmp_path / "saved", model, processor)
+    for damage in (gallery.embeddings * float("nan"), gallery.embeddings.half(), gallery.embeddings.long()):
+        Gallery(model, processor, damage, gallery.paths).save(tmp_path / "saved")
+        with pytest.raises(InputError, match="not finite numbers"):
+            Gallery.load(tmp_path / "saved", model, processor)
+
+
+def test_a_gallery_of_an_earlier_version_still_opens(processor, model, folder, tmp_path):
+    gallery = Gallery.from_folder(model, processor, folder, progress=False)
+    gallery.save(tmp_path / "saved")
+    (vectors,) = (tmp_path / "saved").glob("gallery-*.safetensors")
+    vectors.rename(tmp_path / "saved" / "gallery.safetensors")
+    (tmp_path / "saved" / "gallery.json").write_text(json.dumps({"format": 1, "paths": gallery.paths}))
+    again = Gallery.load(tmp_path / "saved", model, processor)
+    assert again.search("blue top", 3) == gallery.search("blue top", 3)
+    again.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "gallery.safetensors").exists()
+    assert len(Gallery.load(tmp_path / "saved", model, processor)) == len(gallery)
 
 
 def test_another_models_gallery_is_refused(processor, model, folder, tmp_path):

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError
+from cffa_hf.files import write_text
 
 SEEN_RECORD = "seen.json"
 # What each split of a training did to its checkpoint.
@@ -93,7 +94,7 @@ class SeenData(BaseModel):
 
     def write(self, folder: str | Path) -> None:
         """Write `seen.json` into a folder."""
-        (Path(folder) / SEEN_RECORD).write_text(self.model_dump_json() + "\n", encoding="utf-8")
+        write_text(Path(folder) / SEEN_RECORD, self.model_dump_json() + "\n")
 
     def _match(self, name: str, rendered: bool, people_of: Mapping[str, set[int]]) -> "_Match | None":
         """Find the newest recorded dataset that is the given one, and match its people.
