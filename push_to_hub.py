@@ -1,17 +1,15 @@
 """Publish a model: `python push_to_hub.py CHECKPOINT --repo-id owner/name [--dry-run OUT]`."""
 
-import argparse
 import logging
-import sys
 from pathlib import Path
 
-from cffa_hf.errors import InputError
+from cffa_hf.command_line import CommandParser, run_guarded
 from cffa_hf.hub import SPACES, dry_run_model, publish_model, publish_space, write_space_folder
 
 
 def main() -> None:
     """Publish a checkpoint, or a Space of this package, or write the folder that would be published."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="?", help="folder of a run, or one of its checkpoints")
     parser.add_argument("--space", choices=sorted(SPACES), help="publish this Space instead of a checkpoint")
     parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
@@ -56,8 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_guarded(main)

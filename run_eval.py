@@ -1,12 +1,10 @@
 """Evaluate a person searcher: `python run_eval.py CHECKPOINT --config configs/demo.yaml [--setting value ...]`."""
 
-import sys
 from dataclasses import replace
 from typing import Any
 
+from cffa_hf.command_line import run_guarded
 from cffa_hf.data.seen import dataset_fingerprint, read_seen
-from cffa_hf.data.workers import plain_error
-from cffa_hf.errors import InputError
 from cffa_hf.evaluation import RetrievalEvaluator
 from cffa_hf.evaluation_arguments import parse_evaluation_arguments
 from cffa_hf.evaluation_figures import draw_figures
@@ -99,8 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {plain_error(error)}", file=sys.stderr)
-        sys.exit(2)
+    run_guarded(main)

@@ -1,6 +1,5 @@
 """Train a person searcher: `accelerate launch run_train.py --config configs/demo.yaml [--setting value ...]`."""
 
-import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,16 +8,15 @@ from transformers import set_seed
 from cffa_hf.adapters import add_lora
 from cffa_hf.arguments import CFFATrainingArguments, DataArguments, ModelArguments, parse_arguments
 from cffa_hf.checkpoints import starting_model
+from cffa_hf.command_line import run_guarded
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.images import check_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import read_seen, seen_by_run
-from cffa_hf.errors import InputError
 from cffa_hf.output_folder import make_output_folder
 from cffa_hf.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.run_record import is_rendered, public_name, write_run_record
-from cffa_hf.safety import TrainingStopped
 from cffa_hf.trainer import CFFATrainer
 from cffa_hf.whole_checkpoints import checkpoint_to_resume
 
@@ -92,10 +90,4 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except TrainingStopped as error:
-        sys.exit(f"error: {error}")
+    run_guarded(main)

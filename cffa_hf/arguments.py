@@ -15,6 +15,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from cffa_hf.command_line import without_values
 from cffa_hf.errors import InputError
 from cffa_hf.losses import LossSettings
 
@@ -284,29 +285,9 @@ class QuietArgumentParser(HfArgumentParser):
         Raises:
             InputError: Always. Of options that nobody knows only the names are told: their values may be secret.
         """
+        if any(f"--{name}" in message for name in SECRETS):
+            message = re.sub(r": .*", ": its value is not accepted", message, count=1, flags=re.DOTALL)
         raise InputError(f"{without_values(message, list(self._option_string_actions))} (--help lists all settings)")
-
-
-def without_values(message: str, options: Sequence[str]) -> str:
-    """Take the values out of argparse's complaint about unknown options, and name the option that was meant.
-
-    Args:
-        message: Of argparse.
-        options: All that there are.
-
-    Example:
-        >>> without_values("unrecognized arguments: --hub_tokne secret", ["--hub_token"])
-        "unrecognized arguments: --hub_tokne; did you mean '--hub_token'?"
-    """
-    head, found, tail = message.partition("unrecognized arguments: ")
-    if found:
-        names = [word.partition("=")[0] for word in tail.split() if word.startswith("-")]
-        close = [match for name in names for match in difflib.get_close_matches(name, options, n=1)]
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"{head}{found}{', '.join(names) or tail}{hint}"
-    if any(f"--{name}" in message for name in SECRETS):
-        return re.sub(r": .*", ": its value is not accepted", message, count=1, flags=re.DOTALL)
-    return message
 
 
 def read_config(path: str | Path, known: Sequence[str]) -> dict[str, Any]:

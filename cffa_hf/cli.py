@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from cffa_hf.errors import InputError
+from cffa_hf.command_line import CommandParser
+from cffa_hf.errors import InputError, plain_error
 from cffa_hf.version import VERSION
 
 # Where each subcommand's `add_parser(subparsers)` is, and its line of help. Only the module that is asked for is
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after a mistake in the input, which is printed as one sentence.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")
+    parser = CommandParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")
     parser.add_argument("--version", action="version", version=f"cffa-hf {VERSION}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, text) in COMMANDS.items():
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(arguments) or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_error(error)}", file=sys.stderr)
         return 2
 
 

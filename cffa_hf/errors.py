@@ -1,4 +1,4 @@
-"""The one exception for mistakes in what a user gave: files, rows, settings."""
+"""The two errors that end in one sentence: a mistake in the input, and a run that the world stopped."""
 
 import os
 import re
@@ -27,3 +27,15 @@ class InputError(ValueError):
 
     def __init__(self, message: object = ""):
         super().__init__(mask_tokens(str(message)))
+
+
+class RunStopped(RuntimeError):
+    """A run cannot go on, through no mistake in its input: the message says why, what is saved and what to do."""
+
+
+def plain_error(error: InputError) -> InputError:
+    """Take the sentence of an InputError out of the traceback that a `DataLoader` puts around it."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return error
+    return InputError(text.rpartition(f"{InputError.__name__}: ")[2].strip())

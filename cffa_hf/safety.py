@@ -17,17 +17,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
-from cffa_hf.data.workers import SignalsLeftToMain, plain_error
-from cffa_hf.errors import InputError
+from cffa_hf.data.workers import SignalsLeftToMain
+from cffa_hf.errors import InputError, RunStopped, plain_error
 from cffa_hf.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.whole_checkpoints import STATE_FILE, checkpoint_to_resume, newest_whole_checkpoint
 
 # Checkpoints are written in this folder within the run's and moved when they are complete. Uploads leave out "_*".
 UNFINISHED = "_unfinished"
-
-
-class TrainingStopped(RuntimeError):
-    """A run cannot go on, through no mistake in its input: the message says why, what is saved and what to do."""
 
 
 def last_good(output_dir: str | Path) -> str:
@@ -48,11 +44,11 @@ def explained_writes(what: str, folder: str | Path, output_dir: str | Path) -> I
         output_dir: Folder of the run.
 
     Raises:
-        TrainingStopped: With the reason, the space that is left and the last good checkpoint.
+        RunStopped: With the reason, the space that is left and the last good checkpoint.
     """
     try:
         yield
-    except TrainingStopped:
+    except RunStopped:
         raise
     # torch.save reports a full disk as RuntimeError, safetensors as its own error.
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -61,7 +57,7 @@ def explained_writes(what: str, folder: str | Path, output_dir: str | Path) -> I
             reason = f"not all of it was accepted: {reason}"
         existing = next(parent for parent in (Path(folder), *Path(folder).absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free / 2**20
-        raise TrainingStopped(
+        raise RunStopped(
             f"{what} could not be written to {folder} ({reason}; {free:,.0f} MiB are free there): make room; "
             f"{last_good(output_dir)}."
         ) from error
@@ -235,7 +231,7 @@ class SafeTrainer(Trainer):
         Raises:
             InputError: If the checkpoint or an image cannot be read, another run uses the folder, or an earlier one is in
                 it and neither resumed nor to be overwritten.
-            TrainingStopped: If the disk is full or the loss is not finite.
+            RunStopped: If the disk is full or the loss is not finite.
             SystemExit: After SIGTERM (status 143) or SIGINT (130), when everything is saved.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.run_folder)
@@ -254,9 +250,9 @@ class SafeTrainer(Trainer):
         self.stop_on_signal.install()
         try:
             result = super().train(checkpoint, *args, **kwargs)
-        except (InputError, TrainingStopped) as error:
+        except (InputError, RunStopped) as error:
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # trackers write what they have
-            if isinstance(error, TrainingStopped):
+            if isinstance(error, RunStopped):
                 raise
             sentence = str(plain_error(error)).rstrip(".")
             raise InputError(f"{sentence}; {last_good(self.run_folder)}.") from None
@@ -319,7 +315,7 @@ class SafeTrainer(Trainer):
         """Save the log and the state of the run beside the model.
 
         Raises:
-            TrainingStopped: If they cannot be written.
+            RunStopped: If they cannot be written.
         """
         with explained_writes("the state of the run", self.run_folder, self.run_folder):
             super().save_state()

@@ -40,7 +40,7 @@ from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
 from cffa_hf.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.provenance import weights_digest
 from cffa_hf.results import set_aside_results
-from cffa_hf.safety import SafeTrainer, TrainingStopped, explained_writes, last_good
+from cffa_hf.safety import RunStopped, SafeTrainer, explained_writes, last_good
 from cffa_hf.training_data import fit_arguments, pair_collator, training_pairs, training_transform_of
 
 
@@ -300,7 +300,7 @@ class CFFATrainer(SafeTrainer):
         """Add to a training entry what `TrainingMonitor` collected since the last one, and the temperature.
 
         Raises:
-            TrainingStopped: If a loss or the gradient is not finite; nothing has been saved since then.
+            RunStopped: If a loss or the gradient is not finite; nothing has been saved since then.
         """
         problem = None
         if "loss" in logs:
@@ -311,7 +311,7 @@ class CFFATrainer(SafeTrainer):
             problem = self.monitor.complaint(logs, check_gradient=self.accelerator.scaler is None)
         super().log(logs, start_time)
         if problem is not None:
-            raise TrainingStopped(
+            raise RunStopped(
                 f"{problem}: lower learning_rate or refinement_learning_rate, lengthen warmup_epochs, set "
                 f"max_grad_norm to 1, or compute with precision float32; {last_good(self.run_folder)}."
             )

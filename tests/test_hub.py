@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -408,6 +409,28 @@ def test_metric_space_works_by_itself(hub, tmp_path):
     imported = {name.split("==")[0] for name in repository.files()["requirements.txt"].decode().split()}
     assert imported == {"torch", "numpy", "datasets", "evaluate"}
     assert "app.py" in repository.files()
+
+
+def test_a_wrong_option_of_a_script_echoes_no_token_and_ends_with_2(tmp_path, monkeypatch, capsys):
+    secret = "hf_" + "S3cretS3cretS3cret"
+    monkeypatch.setattr(
+        sys, "argv", ["push_to_hub.py", str(tmp_path), "--repo-id", "me/x", "--token", "of another shape"]
+    )
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPOSITORY / "push_to_hub.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert "another shape" not in capsys.readouterr().err
+    for words in (["--repo-id", "me/x", "--dry-run", str(tmp_path / "x")], ["--repo-id", secret, "--dry-run", "x"]):
+        monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(tmp_path), *words])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(REPOSITORY / "push_to_hub.py"), run_name="__main__")
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert secret not in error
+    with pytest.raises(SystemExit):
+        main(["search", "a", "b", "c", "--tokne", "of another shape"])
+    assert "another shape" not in capsys.readouterr().err
 
 
 def test_run_record_names_data_and_differences_but_no_path(tmp_path, monkeypatch):

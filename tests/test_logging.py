@@ -20,7 +20,7 @@ from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 from cffa_hf.monitoring import TrainingMonitor
-from cffa_hf.safety import TrainingStopped
+from cffa_hf.safety import RunStopped
 from cffa_hf.trainer import CFFATrainer
 from tests.tiny import IMAGE_SIZE, person_rows, tiny_config, tiny_processor
 
@@ -140,7 +140,7 @@ def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
         return gradient * float("nan") if trainer.state.global_step == 3 else gradient
 
     trainer.model.identity_classifier.weight.register_hook(spoil)
-    with pytest.raises(TrainingStopped, match=r"the gradient is not finite \(norm nan.*checkpoint-2"):
+    with pytest.raises(RunStopped, match=r"the gradient is not finite \(norm nan.*checkpoint-2"):
         trainer.train()
     assert (tmp_path / "checkpoint-2").is_dir()
     assert not (tmp_path / "checkpoint-4").exists()

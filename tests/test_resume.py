@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from cffa_hf.errors import InputError
-from cffa_hf.safety import StopOnSignal, TrainingStopped, explained_writes
+from cffa_hf.safety import RunStopped, StopOnSignal, explained_writes
 from cffa_hf.whole_checkpoints import checkpoint_to_resume, flaw_of, newest_whole_checkpoint
 from tests.processes import Run, write_people
 
@@ -229,7 +229,7 @@ def test_nothing_to_go_on_from_is_said(tmp_path, caplog):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_errors_of_writing_become_one_sentence(tmp_path):
     with (
-        pytest.raises(TrainingStopped, match=r"the model could not be written to .*No space left.*make room"),
+        pytest.raises(RunStopped, match=r"the model could not be written to .*No space left.*make room"),
         explained_writes("the model", tmp_path, tmp_path),
     ):
         Path("/dev/full").write_text("a")

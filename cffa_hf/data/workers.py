@@ -1,11 +1,9 @@
-"""Processes that load data: they leave signals to the main process, and their errors come back as one sentence."""
+"""Processes that load data leave signals to the main process."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable
-
-from cffa_hf.errors import InputError
 
 
 class SignalsLeftToMain:
@@ -35,11 +33,3 @@ class SignalsLeftToMain:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.main_process:
             continue
         os._exit(0)
-
-
-def plain_error(error: InputError) -> InputError:
-    """Take the sentence of an InputError out of the traceback that a `DataLoader` puts around it."""
-    text = str(error)
-    if "Original Traceback" not in text:
-        return error
-    return InputError(text.rpartition(f"{InputError.__name__}: ")[2].strip())

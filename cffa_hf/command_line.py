@@ -1,0 +1,55 @@
+"""What all commands share: a parser that echoes no secrets, and a guard that ends every mistake in one sentence."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from cffa_hf.errors import InputError, RunStopped, mask_tokens, plain_error
+
+
+def without_values(message: str, options: Sequence[str]) -> str:
+    """Take the values out of argparse's complaint about unknown options, and name the option that was meant.
+
+    Args:
+        message: Of argparse.
+        options: All that there are.
+
+    Example:
+        >>> without_values("unrecognized arguments: --hub_tokne secret", ["--hub_token"])
+        "unrecognized arguments: --hub_tokne; did you mean '--hub_token'?"
+    """
+    head, found, tail = message.partition("unrecognized arguments: ")
+    if not found:
+        return mask_tokens(message)
+    names = [word.partition("=")[0] for word in tail.split() if word.startswith("-")]
+    close = [match for name in names for match in difflib.get_close_matches(name, options, n=1)]
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return mask_tokens(f"{head}{found}{', '.join(names) or tail}{hint}")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose complaints name unknown options without their values."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and complaint, and end with status 2."""
+        super().error(without_values(message, list(self._option_string_actions)))
+
+
+def run_guarded(main: Callable[[], object]) -> None:
+    """Run a command; where it fails the process ends: status 2 after a mistake in its input, 1 where the world stopped it.
+
+    Args:
+        main: The command; what it returns is the status, if it is a whole number.
+    """
+    try:
+        status = main()
+    except InputError as error:
+        print(f"error: {plain_error(error)}", file=sys.stderr)
+        sys.exit(2)
+    except RunStopped as error:
+        print(f"error: {mask_tokens(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    if isinstance(status, int) and status:
+        sys.exit(status)
