@@ -92,7 +92,7 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
     Raises:
         InputError: If a record is damaged.
     """
-    config = CFFAConfig.from_pretrained(folder)
+    config = CFFAConfig.from_pretrained(folder, trust_remote_code=False)
     record, results = read_record(folder / RUN_RECORD), read_record(folder / RESULTS)
     dataset, training = mapping(record.get("dataset")), mapping(record.get("training"))
     measured = measured_splits(results)

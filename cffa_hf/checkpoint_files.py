@@ -41,11 +41,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist: give the path of a checkpoint file")
+        raise InputError(f"{path} does not exist: give the path of a checkpoint file.")
     with path.open("rb") as file:
         magic = file.read(4)
     if not magic:
-        raise InputError(f"{path} is empty: download it again")
+        raise InputError(f"{path} is empty: download it again.")
     content: Any
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
@@ -63,13 +63,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     }
     if not named:
         raise InputError(
-            f"{path} holds no weights: expected a state dict, alone or under the key 'model' or 'state_dict'"
+            f"{path} holds no weights: expected a state dict, alone or under the key 'model' or 'state_dict'."
         )
+    for name, value in named.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(
+                f"{path} is refused: its {name[:200]!r} claims to be larger than what is stored of it; save it anew."
+            )
     return {name.removeprefix("module."): value for name, value in named.items()}
 
 
 def _read_pickle(path: Path) -> Any:
     """Read what `torch.save` wrote, if it holds nothing but tensors and plain values."""
+    _refuse_packed(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -78,6 +84,16 @@ def _read_pickle(path: Path) -> Any:
         raise _refused(path, reasons[0]) if reasons else _no_checkpoint(path) from error
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from error
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse an archive that unfolds to more than it takes: torch stores weights as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unfolded = sum(info.file_size for info in archive.infolist())
+    if unfolded > 2 * path.stat().st_size + 2**20:
+        raise InputError(f"{path} is refused: it is packed, and would unfold to {unfolded:,} bytes; save it anew.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -106,6 +122,7 @@ def read_script_archive(path: str | Path) -> dict[str, Tensor]:
         InputError: If the archive is damaged or its pickle wants more than tensors.
     """
     path = Path(path)
+    _refuse_packed(path)
     try:
         with zipfile.ZipFile(path) as archive:
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
@@ -190,14 +207,16 @@ def _tensors_of(script: Any, prefix: str = "") -> dict[str, Tensor]:
 def _refused(path: Path, reason: str) -> InputError:
     return InputError(
         f"{path} holds more than weights and is refused, because loading it could run code: save its state dict alone, "
-        f"torch.save(model.state_dict(), ...), and give that ({reason[:200]})"
+        f"torch.save(model.state_dict(), ...), and give that ({reason[:200]})."
     )
 
 
 def _no_checkpoint(path: Path) -> InputError:
-    return InputError(f"{path} is no checkpoint: a file written by torch.save, torch.jit.save or safetensors is needed")
+    return InputError(
+        f"{path} is no checkpoint: a file written by torch.save, torch.jit.save or safetensors is needed."
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"{path} cannot be read, it is probably truncated: download it again ({reason})")
+    return InputError(f"{path} cannot be read, it is probably truncated: download it again ({reason}).")

@@ -186,7 +186,7 @@ def reason_to_drop(name: str) -> str | None:
 
 
 def quote(names: Iterable[str], most: int = 5) -> str:
-    """List the first names, and say how many more there are."""
+    """List the first names, control characters spelt out, and say how many more there are."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+    return ", ".join(repr(str(name)[:200]) for name in names[:most]) + more

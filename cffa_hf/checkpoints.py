@@ -12,9 +12,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor, CLIPTokenizer
 
 from cffa_hf.arguments import ModelArguments
+from cffa_hf.checkpoint_folders import find_folder
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.conversion import (
-    LOADING_ERRORS,
     Conversion,
     account,
     adapted_config,
@@ -27,6 +27,7 @@ from cffa_hf.data.processor import add_mask_token, build_processor, clip_tokeniz
 from cffa_hf.errors import InputError
 from cffa_hf.files import new_folder, write_text
 from cffa_hf.modeling_cffa import CFFAForPreTraining
+from cffa_hf.saved_processor import check_tokenizer, read_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +42,12 @@ def load_tokenizer(source: str, expected_size: int | None = None) -> CLIPTokeniz
         expected_size: Vocabulary of the model it is for; None: any.
 
     Raises:
-        InputError: If there is no tokenizer, or it has another size.
+        InputError: If there is no tokenizer, it is damaged, or not that of the model.
     """
-    if Path(source).is_file():
-        tokenizer = clip_tokenizer(source)
-    else:
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(source)
-        except (*LOADING_ERRORS, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{source} cannot be loaded as a CLIP tokenizer: {reason}") from error
-    if expected_size is not None and len(tokenizer) != expected_size:
-        raise InputError(
-            f"{source} has a tokenizer of {len(tokenizer)} ids, but the weights have {expected_size}: "
-            "give the tokenizer that they were trained with"
-        )
-    return add_mask_token(tokenizer)
+    is_file = Path(source).is_file()
+    tokenizer = add_mask_token(clip_tokenizer(source) if is_file else read_tokenizer(find_folder(source)[0]))
+    check_tokenizer(tokenizer, source, expected_size)
+    return tokenizer
 
 
 def vocabulary_size(config: CFFAConfig) -> int:

@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from cffa_hf.checkpoint_files import read_state_dict
+from cffa_hf.checkpoint_folders import (
+    HEADS,
+    FolderCheckpoint,
+    check_finite,
+    check_weights,
+    empty_weights,
+    read_checkpoint,
+)
 from cffa_hf.checkpoint_formats import (
     PUBLISHED_DROPOUT,
     PUBLISHED_IMAGE_SIZE,
@@ -26,7 +33,6 @@ from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, clip_to_cffa_config, resize_positions
 
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError)
 WITHOUT_HEADS = {"use_flfr": False, "use_mlm": False, "use_identity": False}
 
 
@@ -68,14 +74,17 @@ def load_source(source: str, **reading: Any) -> SourceCheckpoint:
         **reading: For a file, as in `read_original`.
 
     Raises:
-        InputError: If it is not there, damaged, refused or of no known kind.
+        InputError: If it is not there, damaged, refused, of no known kind, or not finite.
     """
     if is_weights_file(source):
         weights = read_state_dict(source)
         try:
-            return read_original(weights, **reading)
+            checkpoint = read_original(weights, **reading)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
+        # Only what is taken over: the mask that some files hold beside it is infinite by right.
+        check_finite({checkpoint.origins[name]: value for name, value in checkpoint.weights.items()}, source)
+        return checkpoint
     return load_pretrained(source)
 
 
@@ -85,47 +94,45 @@ def load_pretrained(source: str) -> SourceCheckpoint:
     Raises:
         InputError: If it is not there, incomplete, or of another kind.
     """
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise InputError(
-            f"{source} has no config.json: give a folder that save_pretrained wrote, or the file of weights itself"
-        )
-    try:
-        config = AutoConfig.from_pretrained(source)
-        if isinstance(config, CLIPConfig):
-            model_class: Any = CLIPModel
-        elif isinstance(config, CFFAConfig):
-            model_class = CFFAForPreTraining
-        else:
-            raise InputError(f"{source} holds a {config.model_type} model; CLIP or CFFA weights are needed")
-        model, loading = model_class.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except SafetensorError as error:
-        raise InputError(f"{source} has damaged weights, probably truncated: download them again ({error})") from error
-    except LOADING_ERRORS as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())
-        raise InputError(f"{source} cannot be loaded as a checkpoint: {reason}") from error
-    if loading["mismatched_keys"]:
-        names = sorted(str(mismatch[0]) for mismatch in loading["mismatched_keys"])
-        raise InputError(f"{source} has weights of other sizes than its config.json says: {quote(names)}")
-    absent = set(loading["missing_keys"])
-    weights = {name: value for name, value in model.state_dict().items() if name not in absent}
-    encoders = [name for name in absent if isinstance(config, CLIPConfig) or is_encoder_weight(name)]
-    if encoders:
-        raise InputError(f"{source} lacks weights of the encoders: {quote(sorted(encoders))}")
-    dropped = dict.fromkeys(sorted(loading["unexpected_keys"]), "unknown to the model")
-    if isinstance(config, CFFAConfig):
-        origins = {name: name for name in weights}
-        return SourceCheckpoint("CFFA in Hugging Face format", config, weights, origins, dropped)
+    found = read_checkpoint(source, ("cffa", "clip"))
+    if isinstance(found.config, CFFAConfig):
+        return _read_cffa(source, found)
+    return _read_clip(source, found)
 
-    for name in [name for name in weights if name.endswith(("logit_scale", "position_ids"))]:
-        dropped[name] = "not needed to embed"
+
+def _read_cffa(source: str, found: FolderCheckpoint) -> SourceCheckpoint:
+    """Read a training checkpoint, or the embedding model of a published one, of this package."""
+    config = found.config
+    is_training = any(name.startswith("cffa.") for name in found.weights)
+    origins = {name if is_training else f"cffa.{name}": name for name in found.weights}
+    weights = {name: floats(found.weights[origin]) for name, origin in origins.items()}
+    wanted = empty_weights(CFFAForPreTraining, config, found.folder)
+    dropped = {}
+    for name in [name for name in weights if name not in wanted and name.split(".")[0] in HEADS]:
+        dropped[origins.pop(name)] = "switched off in its config.json"
         del weights[name]
-    patch = config.vision_config.patch_size
+    lost_heads = {name for name in wanted if name not in weights and not name.startswith("cffa.")}
+    needed = {name: value for name, value in wanted.items() if name not in lost_heads}
+    check_weights(needed, weights, source)
+    return SourceCheckpoint("CFFA in Hugging Face format", config, weights, origins, dropped)
+
+
+def _read_clip(source: str, found: FolderCheckpoint) -> SourceCheckpoint:
+    """Read a general CLIP; heads that others put on it are dropped."""
+    config = found.config
+    wanted = empty_weights(CLIPModel, config, found.folder)
+    modules = {name.split(".")[0] for name in wanted}
+    dropped = {}
+    for name in found.weights:
+        if name.endswith(("logit_scale", "position_ids")):
+            dropped[name] = "not needed to embed"
+        elif name.split(".")[0] not in modules:
+            dropped[name] = "a head that CFFA does not have"
+    wanted = {name: value for name, value in wanted.items() if not name.endswith("logit_scale")}
+    weights = {name: floats(value) for name, value in found.weights.items() if name not in dropped}
+    check_weights(wanted, weights, source)
     patches = len(weights[VISION_POSITIONS.removeprefix("cffa.")]) - 1
-    size = square_size(patches, patch)
+    size = square_size(patches, config.vision_config.patch_size)
     if size is None:
         raise InputError(f"{source} has a table of {patches} + 1 image positions, which is no square grid")
     return SourceCheckpoint(
@@ -136,6 +143,11 @@ def load_pretrained(source: str) -> SourceCheckpoint:
         dropped,
         is_clip=True,
     )
+
+
+def floats(value: Tensor) -> Tensor:
+    """Return fractions as float32, whole numbers as they are."""
+    return value.float() if value.is_floating_point() else value
 
 
 def is_encoder_weight(name: str) -> bool:

@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, RepoCard
-from safetensors import SafetensorError
-from transformers import CLIPProcessor, TrainingArguments
+from transformers import TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from cffa_hf.cards import (
@@ -27,8 +26,8 @@ from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import SEEN_RECORD, read_seen
 from cffa_hf.errors import InputError
 from cffa_hf.hub_client import check_repo_id, commit_folder, open_repository, read_readme
-from cffa_hf.modeling_cffa import CFFAModel
-from cffa_hf.provenance import quiet_loading, weights_digest
+from cffa_hf.opening import open_model
+from cffa_hf.provenance import weights_digest
 from cffa_hf.run_record import RUN_RECORD, draw_training_curves
 
 logger = logging.getLogger(__name__)
@@ -221,19 +220,10 @@ def write_model_folder(
         with_pictures: Whether they may be in it anyway.
 
     Raises:
-        InputError: If weights or processor are not whole, or a record is damaged.
+        InputError: If model or processor are not whole, as in `open_model`, or a record is damaged.
     """
-    try:
-        with quiet_loading():
-            loaded: Any = CFFAModel.from_pretrained(source, output_loading_info=True)
-            processor = CLIPProcessor.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{source}: no CFFA model with its processor can be loaded from there ({reason}).") from error
-    model, loading = loaded
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        lost = ", ".join(sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))[:3])
-        raise InputError(f"{source}: the weights are not whole ({lost} ...); give a checkpoint that holds all of them.")
+    opened = open_model(source)
+    model, processor = opened.model, opened.processor
     # A checkpoint that came from the Hub may point to the code of the repository it came from.
     model.config.auto_map = dict(CFFAConfig().auto_map)
     for where in ("is_local", "local_files_only"):  # how it was loaded here is nothing to publish

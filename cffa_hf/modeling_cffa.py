@@ -431,7 +431,7 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
             dtype: Type of the weights.
             **config: More fields of CFFAConfig (`select_ratio`, `local_dim`, `num_identities`, ...).
         """
-        source = CLIPModel.from_pretrained(name_or_path, dtype=dtype)
+        source = CLIPModel.from_pretrained(name_or_path, dtype=dtype, trust_remote_code=False)
         model = cls(
             clip_to_cffa_config(source.config, image_size, stride, context_length, text_attention_dropout, config)
         )

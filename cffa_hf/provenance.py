@@ -1,24 +1,19 @@
-"""Open a checkpoint for evaluation or search, and say where it and its results come from."""
+"""A checkpoint for evaluation or search, and where it and its results come from."""
 
 import hashlib
 import json
-import logging as standard_logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPProcessor, PreTrainedModel
-from transformers.utils import logging
+from transformers import CLIPProcessor
 
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
+from cffa_hf.opening import open_model
 from cffa_hf.version import VERSION
 
 SELECTIONS = ("validation", "last epoch", "test", "unknown")
@@ -67,34 +62,17 @@ def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool 
         heads: load the training model of a training checkpoint, with its cross-modal layers.
 
     Raises:
-        InputError: if it is not there, or no CFFA model.
+        InputError: if it is not there, or no whole CFFA model with its processor, as in `open_model`.
     """
-    folder, commit = _locate(str(name))
-    model_class: type[PreTrainedModel] = CFFAForPreTraining if heads else CFFAModel
-    try:
-        with quiet_loading():
-            model = model_class.from_pretrained(folder)
-            processor = CLIPProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{name}: no CFFA model can be loaded from there ({reason}).") from error
+    opened = open_model(name, heads=heads)
+    folder, model = opened.folder, opened.model
     try:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = model.to(target).eval()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu.") from error
-    return Checkpoint(str(name), folder, model, processor, commit, weights_digest(folder), read_selection(folder))
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep the loader from reporting the training heads that an embedding model has no use for."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(standard_logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+    digest, selected_on = weights_digest(folder), read_selection(folder)
+    return Checkpoint(str(name), folder, model, opened.processor, opened.commit, digest, selected_on)
 
 
 def weights_digest(folder: Path) -> str:
@@ -143,23 +121,6 @@ def _same_weights(published: Path, training: Path) -> bool:
     except (OSError, SafetensorError):
         return True
     return torch.equal(one, other)
-
-
-def _locate(name: str) -> tuple[Path, str | None]:
-    """Return the folder of a checkpoint, downloaded if need be, and its commit on the Hub."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(
-                f"{name}: there is no config.json, so this is no checkpoint; give the folder that has one."
-            )
-        return folder, None
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt"]
-        downloaded = Path(snapshot_download(name, allow_patterns=patterns))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{name}: neither a folder here nor a model that can be had from the Hub.") from error
-    return downloaded, downloaded.name
 
 
 def package_versions() -> dict[str, str]:

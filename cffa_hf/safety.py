@@ -19,6 +19,7 @@ from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError, RunStopped, plain_error
+from cffa_hf.resuming import CannotResume, check_model_to_resume, check_optimizer_to_resume
 from cffa_hf.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.whole_checkpoints import STATE_FILE, checkpoint_to_resume, newest_whole_checkpoint
 
@@ -229,12 +230,15 @@ class SafeTrainer(Trainer):
             **kwargs: As for `Trainer`.
 
         Raises:
-            InputError: If the checkpoint or an image cannot be read, another run uses the folder, or an earlier one is in
-                it and neither resumed nor to be overwritten.
+            InputError: If the checkpoint is of another model or optimizer, it or an image cannot be read, another run uses
+                the folder, or an earlier one is in it and neither resumed nor to be overwritten.
             RunStopped: If the disk is full or the loss is not finite.
             SystemExit: After SIGTERM (status 143) or SIGINT (130), when everything is saved.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.run_folder)
+        if checkpoint is not None:
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            check_model_to_resume(checkpoint, self.model, sharded=sharded)
         if not self.is_world_process_zero():
             return self._train_safely(checkpoint, *args, **kwargs)
         with run_lock(self.run_folder):
@@ -252,7 +256,7 @@ class SafeTrainer(Trainer):
             result = super().train(checkpoint, *args, **kwargs)
         except (InputError, RunStopped) as error:
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # trackers write what they have
-            if isinstance(error, RunStopped):
+            if isinstance(error, RunStopped | CannotResume):
                 raise
             sentence = str(plain_error(error)).rstrip(".")
             raise InputError(f"{sentence}; {last_good(self.run_folder)}.") from None
@@ -261,6 +265,12 @@ class SafeTrainer(Trainer):
         if self.stop_on_signal.agreed:
             raise SystemExit(128 + (self.stop_on_signal.received or signal.SIGTERM))
         return result
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the state of the optimizer, if it is that of this one."""
+        if checkpoint is not None:
+            check_optimizer_to_resume(checkpoint, self.optimizer)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def get_train_dataloader(self) -> DataLoader:
         """Make the loader of the batches; its processes leave signals to this one."""

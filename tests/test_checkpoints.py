@@ -494,10 +494,10 @@ def test_a_damaged_clip_folder(tmp_path):
         convert(str(tmp_path))
     name = "visual_projection.weight"
     save_file({**whole, name: torch.zeros(3, 3)}, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=f"other sizes than its config.json says: '{name}'"):
+    with pytest.raises(InputError, match=rf"config\.json: 1 of another size or type \('{name}', the first 3 x 3"):
         convert(str(tmp_path))
     save_file({other: value for other, value in whole.items() if other != name}, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=f"lacks weights of the encoders: '{name}'"):
+    with pytest.raises(InputError, match=rf"config\.json: 1 of \d+ missing \('{name}'\)"):
         convert(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="holds a bert model"):
@@ -664,7 +664,7 @@ def test_a_file_needs_a_tokenizer(tmp_path):
     _, path = start_cffa(tmp_path, 600)
     with pytest.raises(InputError, match=r"init_from: .* has no tokenizer with it: set 'tokenizer'"):
         starting_model(settings(path), [], 6)
-    with pytest.raises(InputError, match=r"init_from: .* cannot be loaded as a CLIP tokenizer|ids, but the weights"):
+    with pytest.raises(InputError, match=r"init_from: .* has no tokenizer \(tokenizer\.json"):
         starting_model(settings(path, str(tmp_path)), [], 6)
 
 

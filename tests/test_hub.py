@@ -16,6 +16,7 @@ from transformers import CLIPProcessor, Trainer
 
 from cffa_hf.arguments import CFFATrainingArguments, DataArguments, ModelArguments
 from cffa_hf.cards import BEGIN_NOTES, read_notes
+from cffa_hf.checkpoints import starting_model
 from cffa_hf.cli import main
 from cffa_hf.data.demo import write_demo_dataset
 from cffa_hf.data.rows import FEATURES
@@ -23,6 +24,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.hub import dry_run_model, publish_model, publish_space
 from cffa_hf.hub_dataset import shard_bounds, write_dataset_folder
 from cffa_hf.modeling_cffa import CFFAModel
+from cffa_hf.provenance import open_checkpoint
 from cffa_hf.run_record import changed_settings, write_run_record
 from tests.hub_server import LoopbackHub, running_hub
 from tests.processes import without_package
@@ -221,7 +223,7 @@ def test_refusals_name_what_is_wrong(run, tmp_path):
             dry_run_model(*words)
     weights = (run / "model.safetensors").read_bytes()
     (tmp_path / "broken" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(InputError, match="can be loaded"):
+    with pytest.raises(InputError, match="truncated"):
         dry_run_model(tmp_path / "broken", out, "a/b")
     assert not out.exists()
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
@@ -261,6 +263,33 @@ def test_publishing_again_keeps_what_people_did_there(hub, run):
     assert "thanks.txt" in files
     assert not {"results.json", "ranking.png", "training.png"} & set(files)  # withdrawn with this publication
     assert len(repository.titles) == 4
+
+
+def test_a_model_of_the_hub_opens_strictly_and_another_kind_is_not_downloaded(hub, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    publish_model(run / "published", "model")
+    repository = hub.model("tester/model")
+    opened = open_checkpoint("tester/model", device="cpu")
+    assert opened.commit == opened.folder.name
+    assert str(opened.output_dir) == "outputs/tester--model"
+    trained = tiny_model().base_model.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in opened.model.state_dict().items())
+    assert not list(opened.folder.glob("*.py"))
+    model, _ = starting_model(ModelArguments(init_from="tester/model", image_size=[64, 32]), [], 6)
+    assert torch.equal(model.cffa.visual_projection.weight, trained["visual_projection.weight"])
+
+    files = repository.files()
+    repository.commit("main", files | {"config.json": b'{"model_type": "llama"}'}, "another model")
+    hub.requests.clear()
+    with pytest.raises(InputError, match=r"^tester/model: .* holds a llama model"):
+        open_checkpoint("tester/model", device="cpu")
+    assert not any("safetensors" in line for line in hub.requests)
+
+    config = {"config.json": files["config.json"]}
+    weights = {name: value for name, value in files.items() if "safetensors" not in name}
+    repository.commit("main", weights | config, "no weights")
+    with pytest.raises(InputError, match=r"^tester/model: .*there are no weights"):
+        open_checkpoint("tester/model", device="cpu")
 
 
 def test_push_whose_commit_is_cut_off_can_be_repeated(hub, run):

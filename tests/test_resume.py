@@ -1,8 +1,10 @@
 """No lost work: real processes that are killed, stopped, or run out of something."""
 
+import copy
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -10,12 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from cffa_hf.adapters import add_lora
 from cffa_hf.errors import InputError
 from cffa_hf.safety import RunStopped, StopOnSignal, explained_writes
 from cffa_hf.whole_checkpoints import checkpoint_to_resume, flaw_of, newest_whole_checkpoint
 from tests.processes import Run, write_people
+from tests.test_checkpoints import Hostile
+from tests.test_trainer import new_model, new_trainer
+from tests.tiny import person_rows, tiny_model, tiny_processor
 
 TIMES = ("_runtime", "_per_second", "data_time", "data_time_share", "train_loss", "total_flos")
 
@@ -233,3 +239,135 @@ def test_errors_of_writing_become_one_sentence(tmp_path):
         explained_writes("the model", tmp_path, tmp_path),
     ):
         Path("/dev/full").write_text("a")
+
+
+# Is it the checkpoint of this run?
+
+ONE_STEP = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "steps", "load_best_model_at_end": False}
+
+
+@pytest.fixture(scope="module")
+def people():
+    rows = {"train": person_rows(6), "validation": person_rows(4, first_id=200)}
+    return rows | {"processor": tiny_processor(rows["train"])}
+
+
+@pytest.fixture(scope="module")
+def stopped(people, tmp_path_factory) -> Path:
+    """The checkpoint of a run that stopped after one step."""
+    folder = tmp_path_factory.mktemp("stopped")
+    new_trainer(people, folder, **ONE_STEP, save_steps=1).train()
+    return folder / "checkpoint-1"
+
+
+def refused_to_go_on(people, checkpoint, tmp_path, model=None, **changes) -> str:
+    """What a run says that cannot go on from a checkpoint; it has made no step and taken over no wrong weight."""
+    trainer = new_trainer(people, tmp_path / "next", model=model, **{**ONE_STEP, "max_steps": 2, **changes})
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(InputError) as error:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    said = str(error.value)
+    assert trainer.state.global_step in (0, 1)  # 1 as read from the checkpoint
+    assert "last good checkpoint" not in said
+    assert "\n" not in said
+    assert said.startswith("training cannot go on")
+    assert said.endswith(".")
+    if "weights are not" in said or "is not finite" in said:
+        assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    return said
+
+
+TEXT = {"vocab_size": 600, "max_position_embeddings": 24, "attention_dropout": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"text": {**TEXT, "hidden_size": 128}},
+            "of another size or type .*, the first 600 x 64.* instead of 600 x 128",
+        ),
+        ({"text": {**TEXT, "vocab_size": 700}}, r"token_embedding\.weight.* 600 x 64.* instead of 700 x 64"),
+        ({"text": {**TEXT, "num_hidden_layers": 1}}, r"unknown \('cffa\.text_model\.encoder\.layers\.1"),
+        ({"text": {**TEXT, "num_hidden_layers": 3}}, r"missing \('cffa\.text_model\.encoder\.layers\.2"),
+        ({"text": TEXT, "use_mlm": False}, r"unknown \('cross_modal"),
+        ({"text": TEXT, "use_flfr": False}, r"unknown \('cffa\.image_refinement"),
+        ({"text": TEXT, "num_identities": 9}, r"2 of another size or type \('identity_classifier\.weight'"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(people, stopped, tmp_path, fields, message):
+    said = refused_to_go_on(people, stopped, tmp_path, tiny_model(**fields))
+    assert re.search(message, said), said
+    assert str(stopped) in said
+
+
+def test_missing_and_broken_weights_are_refused(people, stopped, tmp_path):
+    source = Path(shutil.copytree(stopped, tmp_path / "checkpoint-1"))
+    weights = {name: value.clone() for name, value in load_file(source / "model.safetensors").items()}
+    name = "cffa.visual_projection.weight"
+    save_file({other: value for other, value in weights.items() if other != name}, source / "model.safetensors")
+    assert f"1 of {len(weights)} missing ('{name}')" in refused_to_go_on(people, source, tmp_path)
+    for value in (float("nan"), float("inf")):
+        save_file(weights | {name: weights[name] * value}, source / "model.safetensors")
+        assert f"the weight '{name}' is not finite" in refused_to_go_on(people, source, tmp_path)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adafactor", "rmsprop"])
+def test_the_state_of_another_optimizer_is_refused(people, stopped, tmp_path, optim):
+    said = refused_to_go_on(people, stopped, tmp_path, optim=optim)
+    assert "its optimizer.pt is of another optimizer, of which only one has" in said
+
+
+def test_other_groups_of_an_optimizer_are_refused(people, stopped, tmp_path):
+    source = Path(shutil.copytree(stopped, tmp_path / "checkpoint-1"))
+    state = torch.load(source / "optimizer.pt", weights_only=True)
+    for change, message in (
+        (lambda groups, _: groups.pop(), "with the groups encoders_weights, .* instead of"),
+        (lambda groups, _: groups[0]["params"].pop(), r"with \d+ instead of \d+ weights in encoders_weights"),
+        (lambda _, entries: entries[0].update(exp_avg=torch.zeros(3)), r"exp_avg of a weight is \(3,\), not"),
+        (lambda groups, _: groups.__setitem__(0, None), "holds no state"),
+    ):
+        changed = copy.deepcopy(state)
+        change(changed["param_groups"], changed["state"])
+        torch.save(changed, source / "optimizer.pt")
+        said = refused_to_go_on(people, source, tmp_path)
+        assert re.search(message, said), said
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_state_that_wants_more_than_numbers_is_refused_and_not_run(people, stopped, tmp_path, name):
+    source = Path(shutil.copytree(stopped, tmp_path / "checkpoint-1"))
+    torch.save({"state": Hostile(tmp_path / "ran")}, source / name)
+    said = refused_to_go_on(people, source, tmp_path)
+    assert f"its {name} is damaged, or holds more than numbers" in said
+    assert not (tmp_path / "ran").exists()
+
+
+def test_adapters_and_whole_models_do_not_go_on_from_each_other(people, stopped, tmp_path):
+    pytest.importorskip("peft", reason="the extra cffa_hf[lora] is not installed")
+
+    def adapted(rank):
+        return add_lora(new_model(people), {"r": rank})
+
+    assert "its run trained whole models (no lora)" in refused_to_go_on(people, stopped, tmp_path, adapted(4))
+    new_trainer(people, tmp_path / "lora", model=adapted(4), **ONE_STEP, save_steps=1).train()
+    checkpoint = tmp_path / "lora" / "checkpoint-1"
+    assert "its run trained adapters (lora)" in refused_to_go_on(people, checkpoint, tmp_path)
+    assert re.search(
+        r"lora_A\.weight.*4 x 64.* instead of 8 x 64", refused_to_go_on(people, checkpoint, tmp_path, adapted(8))
+    )
+    weights = {name: value.clone() for name, value in load_file(checkpoint / "adapter_model.safetensors").items()}
+    name = next(name for name in weights if "lora_B" in name)
+    save_file(weights | {name: weights[name] * float("nan")}, checkpoint / "adapter_model.safetensors")
+    assert "is not finite" in refused_to_go_on(people, checkpoint, tmp_path, adapted(4))
+
+
+@pytest.mark.slow
+def test_the_command_refuses_another_model_in_one_sentence(data, uninterrupted, tmp_path):
+    checkpoint = max(uninterrupted.folder.glob("checkpoint-*"))
+    run = Run(tmp_path / "run", data, resume_from_checkpoint=checkpoint, hidden_size=128)
+    assert run.end() == 2
+    assert "Traceback" not in run.output()
+    last = run.output().strip().splitlines()[-1]
+    assert last.startswith(f"error: training cannot go on from {checkpoint}: its weights are not those of this model: ")
+    assert last.endswith("start anew in another output_dir.")

@@ -94,6 +94,8 @@ def person_rows(identities: int = 6, images_per_identity: int = 2, first_id: int
 
 
 def tiny_processor(rows: datasets.Dataset) -> CLIPProcessor:
-    """A processor for images of 64 x 32 whose tokenizer is trained on the captions of a split."""
+    """The processor of `tiny_model`; its tokenizer is trained on the captions of a split and on words that fill it up."""
     texts = [caption for texts in rows["captions"] for caption in texts]
-    return build_processor(train_tokenizer(texts, VOCABULARY), IMAGE_SIZE, 24)
+    syllables = ("ba", "de", "ki", "lo", "mu", "ra", "se", "ti", "vo", "zu")
+    texts += [" ".join(first + second + first for second in syllables) for first in syllables]
+    return build_processor(train_tokenizer(texts, VOCABULARY), IMAGE_SIZE)
