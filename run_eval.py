@@ -3,16 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
+from cffa_hf.arguments.evaluation import parse_evaluation_arguments
+from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.command_line import run_guarded
 from cffa_hf.data.seen import dataset_fingerprint, read_seen
-from cffa_hf.evaluation import RetrievalEvaluator
-from cffa_hf.evaluation_arguments import parse_evaluation_arguments
-from cffa_hf.evaluation_figures import draw_figures
-from cffa_hf.evaluation_split import load_split
-from cffa_hf.output_folder import make_output_folder
-from cffa_hf.provenance import open_checkpoint
-from cffa_hf.report import ReportFigure, write_report
-from cffa_hf.results import (
+from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.evaluation.slices import query_groups, slice_metrics
+from cffa_hf.evaluation.split import load_split
+from cffa_hf.evaluation.stress import stress
+from cffa_hf.records.files import make_output_folder
+from cffa_hf.records.results import (
     comparison_entry,
     confidence_entry,
     entry_key,
@@ -23,9 +23,9 @@ from cffa_hf.results import (
     split_entry,
     write_results,
 )
-from cffa_hf.slices import query_groups, slice_metrics
-from cffa_hf.stress import stress
-from cffa_hf.tables import comparison_table, format_table, metrics_table, slices_table, stress_table
+from cffa_hf.reporting.report import ReportFigure, write_report
+from cffa_hf.reporting.split_figures import draw_figures
+from cffa_hf.reporting.tables import comparison_table, format_table, metrics_table, slices_table, stress_table
 
 
 def main() -> None:

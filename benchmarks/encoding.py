@@ -17,10 +17,10 @@ import torch
 
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.augmentation import normalise_images
-from cffa_hf.data.demo import write_demo_dataset
 from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.processor import build_processor, train_tokenizer
-from cffa_hf.evaluation import RetrievalEvaluator, evaluation_mode
+from cffa_hf.demo import write_demo_dataset
+from cffa_hf.evaluation.evaluator import RetrievalEvaluator, evaluation_mode
+from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.modeling_cffa import CFFAModel, combine_features
 
 CONTEXT, IMAGE_SIZE, PLAIN_BATCH = 77, (192, 64), 64

@@ -24,12 +24,12 @@ from huggingface_hub import constants, hf_api
 from torch.distributed.run import get_args_parser
 from transformers import CLIPConfig, CLIPModel
 
-from cffa_hf.arguments import parse_arguments
-from cffa_hf.cards import read_notes
-from cffa_hf.data.demo import write_demo_dataset
+from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.processor import train_tokenizer
-from cffa_hf.slices import ATTRIBUTES, attribute_groups
+from cffa_hf.demo import write_demo_dataset
+from cffa_hf.evaluation.slices import ATTRIBUTES, attribute_groups
+from cffa_hf.inputs.processor import train_tokenizer
+from cffa_hf.publishing.cards import read_notes
 from tests.hub_server import running_hub
 from tests.processes import CONTEXT, run_script, write_people
 from tests.tiny import person_rows

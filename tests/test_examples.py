@@ -8,16 +8,16 @@ import pytest
 
 # Every public function and every loss of these has an example.
 MODULES = (
-    *("cffa_hf.losses", "cffa_hf.metrics", "cffa_hf.significance", "cffa_hf.reranking"),
-    *("cffa_hf.data.captions", "cffa_hf.data.processor", "cffa_hf.data.images"),
+    *("cffa_hf.losses", "cffa_hf.metrics", "cffa_hf.metrics.significance", "cffa_hf.metrics.reranking"),
+    *("cffa_hf.inputs.captions", "cffa_hf.inputs.processor", "cffa_hf.inputs.images"),
 )
 WITHOUT = {
     # steps of the losses above them, and functions of whole files or data sets
     "cffa_hf.losses": {"reduce", "positive_similarity", "association_rows", "sum_of_divergences"}
     | {"alignment_terms", "prediction_terms"},
-    "cffa_hf.reranking": {"neighbour_shares"},
-    "cffa_hf.data.processor": {"clip_tokenizer"},
-    "cffa_hf.data.images": {"check_images", "first_escape"},
+    "cffa_hf.metrics.reranking": {"neighbour_shares"},
+    "cffa_hf.inputs.processor": {"clip_tokenizer"},
+    "cffa_hf.inputs.images": {"check_images", "first_escape"},
 }
 
 

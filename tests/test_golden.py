@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cffa_hf.arguments import CFFATrainingArguments
-from cffa_hf.checkpoint_files import read_state_dict
-from cffa_hf.checkpoint_names import name_table, rename_weights
-from cffa_hf.conversion import convert_weights
+from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.checkpoints.conversion import convert_weights
+from cffa_hf.checkpoints.files import read_state_dict
+from cffa_hf.checkpoints.names import name_table, rename_weights
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.losses import (
@@ -21,8 +21,8 @@ from cffa_hf.losses import (
     multi_association_loss,
     similarity_distribution_matching_loss,
 )
-from cffa_hf.metrics import match_ranks_from_scores, retrieval_metrics
-from cffa_hf.trainer import CFFATrainer, parameter_groups, warmup_cosine_factor
+from cffa_hf.metrics.ranking import match_ranks_from_scores, retrieval_metrics
+from cffa_hf.training.trainer import CFFATrainer, parameter_groups, warmup_cosine_factor
 
 NAMES = {"mal_global": "alignment_global", "mal_local": "alignment_local", "id": "identity", "mlm": "mlm"}
 

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import CLIPProcessor
 
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.data.processor import build_processor, train_tokenizer
 from cffa_hf.data.rows import FEATURES
+from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
 IMAGE_SIZE = (64, 32)

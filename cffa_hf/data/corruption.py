@@ -45,7 +45,7 @@ class SpecialTokens:
         if missing := [name for name, index in ids.items() if index is None]:
             raise InputError(
                 f"The tokenizer {tokenizer.name_or_path!r} has no {' and no '.join(missing)} token; "
-                "prepare it with cffa_hf.data.processor.add_mask_token."
+                "prepare it with cffa_hf.inputs.processor.add_mask_token."
             )
         return cls(**ids, vocabulary_size=len(tokenizer))
 

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from cffa_hf.data.images import read_image
+from cffa_hf.inputs.images import read_image
 
 # A difference hash of 16x16 bits; saving again as JPEG or enlarging turns 5 to 25 of them, another photo 90 or more.
 _SIDE = 16

@@ -11,7 +11,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
 from cffa_hf.data.division import PersonDatasetDict
-from cffa_hf.data.folder import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
+from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
 from cffa_hf.errors import InputError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

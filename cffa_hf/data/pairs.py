@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
-from cffa_hf.data.images import read_image
-from cffa_hf.data.processor import encode_captions
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.images import read_image
+from cffa_hf.inputs.processor import encode_captions
 
 Sample = dict[str, Any]
 
@@ -69,7 +69,7 @@ class CaptionDataset(Dataset[Sample]):
 
     Args:
         rows: one split in the dataset form (columns `captions` and `person_id` are used).
-        tokenizer: of `cffa_hf.data.processor`.
+        tokenizer: of `cffa_hf.inputs.processor`.
         context_length: longest result in tokens.
 
     Attributes:
@@ -111,7 +111,7 @@ class PairDataset(Dataset[Sample]):
 
     Args:
         rows: one split in the dataset form.
-        tokenizer: of `cffa_hf.data.processor`.
+        tokenizer: of `cffa_hf.inputs.processor`.
         image_size: height and width to which images are resized.
         context_length: longest caption in tokens.
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageOps
 
 from cffa_hf.data.augmentation import augment_images, normalise_images
-from cffa_hf.data.processor import build_processor, train_tokenizer
+from cffa_hf.inputs.processor import build_processor, train_tokenizer
 
 
 def generator(seed=0):

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cffa_hf.data.corruption import SpecialTokens, augment_captions, mask_captions, word_positions
-from cffa_hf.data.processor import train_tokenizer
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.processor import train_tokenizer
 
 SPECIAL = SpecialTokens(start=598, end=599, mask=597, pad=0, vocabulary_size=600)
 PADDED_BY_END = SpecialTokens(start=998, end=999, mask=997, pad=999, vocabulary_size=1000)

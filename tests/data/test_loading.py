@@ -4,8 +4,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from cffa_hf.data.folder import load_folder
 from cffa_hf.data.loading import load_person_dataset, person_classes
+from cffa_hf.data.own_data import load_folder
 from cffa_hf.errors import InputError
 
 

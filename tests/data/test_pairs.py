@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from cffa_hf.data.pairs import CaptionDataset, ImageDataset, PairDataset
-from cffa_hf.data.processor import build_processor, encode_captions, train_tokenizer
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.processor import build_processor, encode_captions, train_tokenizer
 
 SIZE = (48, 16)
 CAPTIONS = [["a man in red", "a tall man"], ["a woman"], ["a boy", "a boy with a bag", "a boy in blue"], ["someone"]]

@@ -1,0 +1,151 @@
+"""Settings of an evaluation: a checkpoint, one or more configs that say where the data are, and options."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cffa_hf.arguments.parsing import (
+    CFFATrainingArguments,
+    DataArguments,
+    ModelArguments,
+    QuietArgumentParser,
+    read_config,
+)
+from cffa_hf.checkpoints.provenance import SELECTIONS
+from cffa_hf.errors import InputError
+from cffa_hf.metrics.reranking import MOST_NEIGHBOURS, KReciprocalReranking
+
+CONFIG_FOLDER = Path("configs")
+
+
+@dataclass
+class EvaluationArguments:
+    """What is evaluated, how, and what is written."""
+
+    split: str = field(
+        default="test", metadata={"help": "Split to evaluate", "choices": ["test", "validation", "train"]}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where results and figures are written; default: the checkpoint's folder"}
+    )
+    batch_size: int = field(default=256, metadata={"help": "Items encoded at once"})
+    num_workers: int = field(default=2, metadata={"help": "Processes that decode images"})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ...; default: a GPU if there is one"})
+    camera_aware: bool = field(
+        default=False,
+        metadata={
+            "help": "Do not count images of the same person from the query's own camera, as in re-identification"
+        },
+    )
+    confidence: bool = field(default=False, metadata={"help": "95%% bootstrap intervals over identities"})
+    compare: str | None = field(default=None, metadata={"help": "Another checkpoint: paired test on the same queries"})
+    stress: bool = field(default=False, metadata={"help": "Evaluate with disturbed captions and images"})
+    rerank: str | None = field(
+        default=None,
+        metadata={"help": "Rank once more, re-ranked, and compare", "choices": [KReciprocalReranking.method]},
+    )
+    rerank_neighbours: int = field(
+        default=8,
+        metadata={"help": "Nearest items compared by the re-ranking; one to two times the images of a person is best"},
+    )
+    slices: bool = field(default=False, metadata={"help": "Results by length of the caption and by what it mentions"})
+    check_leaks: bool = field(
+        default=False, metadata={"help": "Compare the images of all splits and warn of those that are in two"}
+    )
+    report: bool = field(default=False, metadata={"help": "Write report.html, one file that needs no network"})
+    selected_on: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the checkpoint was chosen on, if you know better than its files",
+            "choices": list(SELECTIONS),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise ValueError(
+                f"batch_size must be at least 1 and num_workers at least 0, not {self.batch_size}, {self.num_workers}"
+            )
+        if not 1 <= self.rerank_neighbours <= MOST_NEIGHBOURS:
+            raise ValueError(f"rerank_neighbours must be from 1 to {MOST_NEIGHBOURS}, not {self.rerank_neighbours}")
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """A parsed command line.
+
+    Attributes:
+        checkpoint: folder, or name on the Hub.
+        options: the same for all datasets.
+        datasets: where each dataset is; one for each config.
+    """
+
+    checkpoint: str
+    options: EvaluationArguments
+    datasets: list[DataArguments]
+
+
+def parse_evaluation_arguments(arguments: Sequence[str] | None = None) -> EvaluationRun:
+    """Read `CHECKPOINT --config FILE_OR_NAME ... [--setting value ...]`.
+
+    A config is one for training too: what it says of the data is used, the rest is read and ignored. The command line
+    wins, for every dataset.
+
+    Raises:
+        InputError: one sentence that names the setting and the file.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    configs = _parser().parse_args(words).config
+    data = []
+    for config in configs or [None]:
+        # The settings of the config stand before those of the user: of two, the later one wins.
+        namespace = _parser().parse_args([*(_data_words(config_path(config)) if config else []), *words])
+        data.append(_fill(DataArguments, namespace))
+    return EvaluationRun(namespace.checkpoint, _fill(EvaluationArguments, namespace), data)
+
+
+def _data_words(path: Path) -> list[str]:
+    """Write what a config says of the data as a command line."""
+    kinds: tuple[Any, ...] = (ModelArguments, DataArguments, CFFATrainingArguments)
+    known = [action.dest for action in QuietArgumentParser(kinds)._actions]
+    wanted = {item.name for item in fields(DataArguments)}
+    words = []
+    for name, value in read_config(path, known).items():
+        if name in wanted and value is not None:
+            if isinstance(value, (list, dict)):
+                raise InputError(f"the config {path} sets {name} to {value!r}, but it must be one value")
+            words.append(f"--{name}={value}")
+    try:
+        _parser().parse_args(["-", *words])
+    except InputError as error:
+        raise InputError(f"the config {path} has a wrong value: {error}") from error
+    return words
+
+
+def config_path(config: str) -> Path:
+    """Return the file that a config's path or bare name means: `cuhk_pedes` is `configs/cuhk_pedes.yaml`."""
+    path = Path(config)
+    if not path.suffix and not path.is_file():
+        path = CONFIG_FOLDER / f"{config}.yaml"
+    return path
+
+
+def _parser() -> QuietArgumentParser:
+    kinds: tuple[Any, ...] = (EvaluationArguments, DataArguments)
+    parser = QuietArgumentParser(kinds, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="Folder of a published model or training checkpoint, or a name on the Hub")
+    parser.add_argument(
+        "--config", nargs="+", metavar="CONFIG", help="YAML files, or names of those in configs/; several: one table"
+    )
+    return parser
+
+
+def _fill(kind: Any, namespace: argparse.Namespace) -> Any:
+    try:
+        return kind(**{item.name: getattr(namespace, item.name) for item in fields(kind)})
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,134 @@
+"""A checkpoint for evaluation or search, and where it and its results come from."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPProcessor
+
+from cffa_hf.checkpoints.opening import open_model
+from cffa_hf.errors import InputError
+from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
+from cffa_hf.version import VERSION
+
+SELECTIONS = ("validation", "last epoch", "test", "unknown")
+PACKAGES = ("torch", "transformers", "datasets", "huggingface_hub", "tokenizers", "safetensors", "pillow", "numpy")
+
+
+@dataclass
+class Checkpoint:
+    """A model that is ready to embed, and what is known about it.
+
+    Attributes:
+        name: what the user called it, a folder or a name on the Hub.
+        folder: where its files lie.
+        model: in evaluation mode, on its device.
+        processor: its processor.
+        commit: commit on the Hub; None for a folder.
+        weights_sha256: digest of its weight files.
+        selected_on: what chose it among the checkpoints of its run, one of `SELECTIONS`.
+    """
+
+    name: str
+    folder: Path
+    model: CFFAModel
+    processor: CLIPProcessor
+    commit: str | None
+    weights_sha256: str
+    selected_on: str
+
+    @property
+    def output_dir(self) -> Path:
+        """Return where results go by default: beside the weights, or below `outputs` for a model of the Hub."""
+        return Path("outputs") / self.name.replace("/", "--") if self.commit else self.folder
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what identifies the checkpoint, as `results.json` holds it; of a folder only its name, no path."""
+        name = self.name if self.commit else self.folder.resolve().name
+        return {"name": name, "commit": self.commit, "weights_sha256": self.weights_sha256}
+
+
+def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool = False) -> Checkpoint:
+    """Load a published model or a training checkpoint, from a folder or the Hub.
+
+    Args:
+        name: folder, or name on the Hub.
+        device: as torch names it; None: a GPU if there is one.
+        heads: load the training model of a training checkpoint, with its cross-modal layers.
+
+    Raises:
+        InputError: if it is not there, or no whole CFFA model with its processor, as in `open_model`.
+    """
+    opened = open_model(name, heads=heads)
+    folder, model = opened.folder, opened.model
+    try:
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = model.to(target).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu.") from error
+    digest, selected_on = weights_digest(folder), read_selection(folder)
+    return Checkpoint(str(name), folder, model, opened.processor, opened.commit, digest, selected_on)
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 of the weight files of a folder; of a single file it is what the Hub shows for it."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_selection(folder: Path) -> str:
+    """Find out what chose this checkpoint among those of its run, from `trainer_state.json`.
+
+    The best one on the validation split says "validation", another one "last epoch", and one without such a record
+    "unknown". A run may note its best step and yet end with its last: where the best checkpoint still lies beside, the
+    weights are compared.
+    """
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "unknown"
+    if not isinstance(state, dict):
+        return "unknown"
+    best = state.get("best_model_checkpoint")
+    if not best:
+        return "last epoch"
+    best_name = Path(best).name
+    if folder.name.startswith("checkpoint-"):
+        return "validation" if folder.name == best_name else "last epoch"
+    kept = folder / best_name
+    if not kept.is_dir() or state.get("best_global_step") == state.get("global_step"):
+        return "validation"
+    return "validation" if _same_weights(folder, kept) else "last epoch"
+
+
+def _same_weights(published: Path, training: Path) -> bool:
+    """Compare one weight that every step changes."""
+    name = "visual_projection.weight"
+    try:
+        with safe_open(str(published / "model.safetensors"), "pt") as file:
+            one = file.get_tensor(name)
+        with safe_open(str(training / "model.safetensors"), "pt") as file:
+            other = file.get_tensor(f"{CFFAForPreTraining.base_model_prefix}.{name}")
+    except (OSError, SafetensorError):
+        return True
+    return torch.equal(one, other)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this package and of those that a result may depend on."""
+    versions = {"cffa_hf": VERSION}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,53 @@
+"""The command `cffa-hf`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from cffa_hf.command_line import CommandParser
+from cffa_hf.errors import InputError, plain_error
+from cffa_hf.version import VERSION
+
+# Where each subcommand's `add_parser(subparsers)` is, and its line of help. Only the module that is asked for is
+# imported, so that help comes at once.
+COMMANDS = {
+    "search": ("cffa_hf.cli.search", "rank the images of a folder by a sentence"),
+    "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
+    "convert": (
+        "cffa_hf.cli.convert",
+        "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package",
+    ),
+    "push-dataset": ("cffa_hf.publishing.dataset", "publish a dataset on the Hub"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: command line without the program's name; None: that of the process.
+
+    Returns:
+        The exit status: 0, or 2 after a mistake in the input, which is printed as one sentence.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = CommandParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")
+    parser.add_argument("--version", action="version", version=f"cffa-hf {VERSION}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, text) in COMMANDS.items():
+        if words and words[0] == name:
+            import_module(module).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    arguments = parser.parse_args(words)
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    try:
+        return run(arguments) or 0
+    except InputError as error:
+        print(f"error: {plain_error(error)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

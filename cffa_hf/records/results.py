@@ -1,0 +1,214 @@
+"""The results of an evaluation: one entry a split, and `results.json`."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from cffa_hf.checkpoints.provenance import Checkpoint, package_versions
+from cffa_hf.files import write_text
+from cffa_hf.metrics.ranking import MatchRanks, retrieval_metrics
+from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
+from cffa_hf.reporting.tables import DIRECTIONS, METRICS
+
+FORMAT = 1
+FILE_NAME = "results.json"
+RESULT_FILES = (
+    *(FILE_NAME, "report.html", "training.png"),
+    *("*ranking.png", "*cmc.png", "*failures.png", "*selection.png", "*stress.png"),
+)
+
+
+def split_entry(
+    dataset: str, split: str, fingerprint: str, text_to_image: MatchRanks, image_to_text: MatchRanks
+) -> dict[str, Any]:
+    """Make the entry of one split.
+
+    Args:
+        dataset: its name.
+        split: its name.
+        fingerprint: of the split.
+        text_to_image: ranks with the captions as queries.
+        image_to_text: ranks with the images as queries.
+
+    Returns:
+        `dataset`, `split`, `fingerprint`, `counts` (`identities`, `images`, `captions`, and `excluded_captions` and
+        `excluded_images`, the queries without a match), `text_to_image` and `image_to_text` (percent).
+
+    Raises:
+        InputError: if no query has a match.
+    """
+    entry: dict[str, Any] = {"dataset": dataset, "split": split, "fingerprint": fingerprint}
+    entry["counts"] = {
+        "identities": len(image_to_text.query_ids.unique()),
+        "images": text_to_image.gallery_size,
+        "captions": image_to_text.gallery_size,
+        "excluded_captions": text_to_image.excluded_queries,
+        "excluded_images": image_to_text.excluded_queries,
+    }
+    for direction, ranks in zip(DIRECTIONS, (text_to_image, image_to_text), strict=True):
+        metrics = retrieval_metrics(ranks)
+        entry[direction] = {name: metrics[name] for name in METRICS}
+    return entry
+
+
+def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Write entries of splits into `results.json`; those of the same weights that are there already stay.
+
+    Args:
+        folder: where the file is to be.
+        checkpoint: what was evaluated.
+        entries: key of each entry and the entry: `dataset`, `split`, `fingerprint`, `counts`, both directions' metrics.
+
+    Returns:
+        What the file now holds.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    path = folder / FILE_NAME
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "checkpoint": checkpoint.to_dict(),
+        "selected_on": checkpoint.selected_on,
+        "splits": {**_earlier_splits(path, checkpoint), **entries},
+        "versions": package_versions(),
+    }
+    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n", remedy="choose another --output_dir")
+    return results
+
+
+def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
+    """Move results, report and pictures of other weights out of a folder into a new one within it; nothing is deleted.
+
+    Args:
+        folder: Where a model has been saved or is evaluated.
+        weights_sha256: Digest of its weights.
+
+    Returns:
+        The new folder; None if there was nothing of other weights.
+    """
+    folder = Path(folder)
+    found = [path for pattern in RESULT_FILES for path in sorted(folder.glob(pattern))]
+    try:
+        measured = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["checkpoint"]["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        measured = None
+    if not found or measured == weights_sha256:
+        return None
+    name = measured[:8] if isinstance(measured, str) and measured[:8].isalnum() else "unknown"
+    names = (f"results-{name}" + (f"-{number}" if number else "") for number in count())
+    target = next(folder / each for each in names if not (folder / each).exists())
+    target.mkdir()
+    for path in found:
+        path.rename(target / path.name)
+    print(f"{folder}: {len(found)} files of results that were measured on other weights are now in {target.name}/")
+    return target
+
+
+def entry_key(earlier: Mapping[str, Any], taken: Collection[str], dataset: str, split: str) -> str:
+    """Name an entry: by its split alone for the first dataset, by dataset and split for every other one.
+
+    Args:
+        earlier: entries that are there already; the same name replaces one of an earlier run.
+        taken: keys of this run; another dataset of the same name is numbered.
+        dataset: name of the dataset.
+        split: name of the split.
+    """
+    main = next((entry["dataset"] for key, entry in earlier.items() if "/" not in key), dataset)
+    key = split if dataset == main else f"{dataset}/{split}"
+    numbered = (f"{dataset}/{split}/{number}" for number in count(2))
+    return next(name for name in chain([key], numbered) if name not in taken)
+
+
+def read_splits(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the entries that `results.json` of a folder holds for these weights, none if there is no such file."""
+    return _earlier_splits(folder / FILE_NAME, checkpoint)
+
+
+def _earlier_splits(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = found["format"] == FORMAT and found["checkpoint"]["weights_sha256"] == checkpoint.weights_sha256
+        return dict(found["splits"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def confidence_entry(text_to_image: MatchRanks, image_to_text: MatchRanks) -> dict[str, Any]:
+    """Return both ends of each metric's 95% bootstrap interval, by direction; identities are drawn."""
+    entry: dict[str, Any] = {"level": 95}
+    for direction, ranks in zip(DIRECTIONS, (text_to_image, image_to_text), strict=True):
+        intervals = bootstrap_confidence(ranks)
+        entry[direction] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
+    return entry
+
+
+def comparison_entry(
+    other: Checkpoint, theirs: tuple[MatchRanks, MatchRanks], ours: tuple[MatchRanks, MatchRanks]
+) -> dict[str, Any]:
+    """Compare with another checkpoint on the same queries.
+
+    Args:
+        other: that checkpoint.
+        theirs: its ranks, text-to-image and image-to-text.
+        ours: the ranks of the evaluated checkpoint.
+
+    Returns:
+        `other` (the checkpoint), and by direction and metric `other`, `this`, `difference`, `low`, `high`, `p_value`.
+
+    Raises:
+        InputError: if queries or gallery differ.
+    """
+    return {"other": other.to_dict(), **paired_entry(theirs, ours)}
+
+
+def reranking_entry(
+    settings: Mapping[str, str | int | float],
+    plain: tuple[MatchRanks, MatchRanks],
+    reranked: tuple[MatchRanks, MatchRanks],
+) -> dict[str, Any]:
+    """Compare re-ranked results with the plain ones.
+
+    Args:
+        settings: method of the re-ranking and its numbers.
+        plain: ranks without it, text-to-image and image-to-text.
+        reranked: ranks with it.
+
+    Returns:
+        The settings, and by direction and metric the same as `comparison_entry`; `this` is re-ranked.
+    """
+    return {**settings, **paired_entry(plain, reranked)}
+
+
+def paired_entry(theirs: tuple[MatchRanks, MatchRanks], ours: tuple[MatchRanks, MatchRanks]) -> dict[str, Any]:
+    """Return by direction and metric `other`, `this`, `difference`, `low`, `high`, `p_value`."""
+    entry = {}
+    for direction, their_ranks, our_ranks in zip(DIRECTIONS, theirs, ours, strict=True):
+        values = retrieval_metrics(their_ranks), retrieval_metrics(our_ranks)
+        entry[direction] = {
+            name: {"other": values[0][name], "this": values[1][name], **asdict(difference)}
+            for name, difference in paired_test(their_ranks, our_ranks).items()
+        }
+    return entry
+
+
+def shared_sentence(entry: Mapping[str, Any]) -> str:
+    """Say what a measured split shares with the checkpoint's training; empty if it shares nothing.
+
+    Args:
+        entry: Of `results.json`; entries of older versions have no record.
+    """
+    shared = entry.get("shared")
+    if shared == []:
+        return ""
+    if not isinstance(shared, list):
+        return "What the checkpoint was trained on is not recorded, so shared people could not be found."
+    parts = [
+        f"{part['people']:,} people and {part['images']:,} images that the checkpoint was {part['role']} on"
+        for part in shared
+        if isinstance(part, Mapping) and all(isinstance(part.get(name), int) for name in ("people", "images"))
+    ]
+    return f"NOT A FAIR TEST: this split shares {' and '.join(parts)}; its results are too good."

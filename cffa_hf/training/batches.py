@@ -1,0 +1,78 @@
+"""From a split to training batches: pairs, their collator and the transform that a trainer's settings describe."""
+
+import logging
+from typing import Any
+
+import datasets
+from transformers import CLIPProcessor
+
+from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.data.collator import PairCollator, TrainingTransform
+from cffa_hf.data.corruption import SpecialTokens
+from cffa_hf.data.pairs import PairDataset
+from cffa_hf.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def training_pairs(rows: datasets.Dataset, config: CFFAConfig, processor: CLIPProcessor) -> PairDataset:
+    """Make the pairs of a train split, each caption with its image.
+
+    Args:
+        rows: A split in the dataset form.
+        config: Of the model that is trained.
+        processor: Its processor.
+
+    Raises:
+        InputError: If a column is missing, or there are more identities than the model's classifier has classes.
+    """
+    missing = {"image", "captions", "person_id"} - set(rows.column_names)
+    if missing:
+        raise InputError(
+            f"The train split has no column {', '.join(sorted(missing))}, only {', '.join(rows.column_names)}; read it "
+            "with load_person_dataset."
+        )
+    pairs = PairDataset(rows, processor.tokenizer, config.image_size, config.context_length)
+    if config.use_identity and len(pairs.identities) > config.num_identities:
+        raise InputError(
+            f"The train split has {len(pairs.identities):,} identities, but the model's classifier has "
+            f"{config.num_identities:,} classes; make the model with num_identities={len(pairs.identities)}."
+        )
+    return pairs
+
+
+def pair_collator(processor: CLIPProcessor) -> PairCollator:
+    """Make the collator of pairs."""
+    return PairCollator(processor.tokenizer.pad_token_id)
+
+
+def training_transform_of(
+    args: CFFATrainingArguments, config: CFFAConfig, processor: CLIPProcessor
+) -> TrainingTransform:
+    """Make the transform that augments, corrupts and masks a batch as the settings say."""
+    return TrainingTransform(
+        SpecialTokens.from_tokenizer(processor.tokenizer),
+        share_masked_captions=args.share_masked_captions,
+        caption_corruption=args.caption_corruption,
+        mask_probability=args.mlm_probability if config.use_mlm else 0.0,
+        flip_probability=args.flip_probability,
+        crop_padding=args.crop_padding,
+        erasing_probability=args.erasing_probability,
+    )
+
+
+def fit_arguments(args: CFFATrainingArguments, pairs: Any, eval_dataset: Any) -> None:
+    """Switch off what the data have no use for: dropping the only batch, and evaluation without a validation split.
+
+    Args:
+        args: Changed in place.
+        pairs: What is trained on.
+        eval_dataset: Validation split or splits; None: there is none.
+    """
+    if pairs is not None and args.dataloader_drop_last and len(pairs) < args.train_batch_size * args.world_size:
+        logger.warning("only %d pairs, less than a batch: dataloader_drop_last is off", len(pairs))
+        args.dataloader_drop_last = False
+    if eval_dataset is None and (args.eval_strategy != "no" or args.load_best_model_at_end):
+        logger.warning("no validation split: nothing is evaluated while training, and the last epoch is kept")
+        args.eval_strategy, args.load_best_model_at_end = "no", False

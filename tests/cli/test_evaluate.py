@@ -1,0 +1,125 @@
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.demo import write_demo_dataset
+from tests.tiny import tiny_model, tiny_processor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two small rendered datasets with configs, and two models."""
+    folder = tmp_path_factory.mktemp("world")
+    for layout in ("cuhk_pedes", "rstpreid"):
+        write_demo_dataset(folder / "data", layout, identities=(2, 2, 4), images_per_identity=3, workers=1)
+        (folder / f"{layout}.yaml").write_text(
+            f"dataset: {layout}\ndataset_root: {folder / 'data'}\nlearning_rate: 5e-4\noutput_dir: elsewhere\n"
+        )
+    train = load_person_dataset("cuhk_pedes", folder / "data")["train"]
+    for seed, name in enumerate(("model", "other")):
+        tiny_model(seed=seed, text={"max_position_embeddings": 40}).base_model.save_pretrained(folder / name)
+        processor = tiny_processor(train)
+        processor.tokenizer.model_max_length = 40
+        processor.save_pretrained(folder / name)
+    state = {"best_model_checkpoint": "x/checkpoint-4", "best_global_step": 4, "global_step": 4}
+    (folder / "model" / "trainer_state.json").write_text(json.dumps(state))
+    return folder
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    """Run the script in this process."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["run_eval.py", *map(str, words)])
+        runpy.run_path(str(REPOSITORY / "run_eval.py"), run_name="__main__")
+
+    return run
+
+
+def run_eval(*words):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "run_eval.py"), *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False, cwd=REPOSITORY
+    )
+
+
+def test_everything_at_once_over_two_datasets(world):
+    model = world / "model"
+    done = run_eval(
+        *(model, "--config", world / "cuhk_pedes.yaml", world / "rstpreid.yaml", "--num_workers", 0),
+        *("--confidence", "--compare", world / "other", "--stress", "--slices", "--check-leaks", "--report"),
+        *("--rerank", "k_reciprocal", "--rerank_neighbours", 4),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "chosen on: validation" in done.stdout
+    assert "cuhk_pedes/test" in done.stdout
+    assert "rstpreid/test" in done.stdout
+    assert "test: re-ranked by k_reciprocal" in done.stdout
+    assert "Encoding images" in done.stderr
+    results = json.loads((model / "results.json").read_text())
+    assert list(results["splits"]) == ["test", "rstpreid/test"]
+    assert results["selected_on"] == "validation"
+    assert results["checkpoint"]["name"] == "model"
+    for entry in results["splits"].values():
+        assert entry["counts"]["captions"] == 24
+        assert entry["counts"]["images"] == 12
+        assert {"confidence", "comparison", "stress", "slices"} <= entry.keys()
+        assert entry["reranking"]["neighbours"] == 4
+        for direction in ("text_to_image", "image_to_text"):
+            reranked = entry["reranking"][direction]["mAP"]
+            assert reranked["other"] == entry[direction]["mAP"]
+            assert 0 < reranked["this"] <= 100
+        assert 0 <= entry["text_to_image"]["rank1"] <= 100
+    names = {"ranking.png", "failures.png", "cmc.png", "selection.png", "stress.png"}
+    assert names | {f"rstpreid-test-{name}" for name in names} | {"report.html"} <= {
+        path.name for path in model.iterdir()
+    }
+    with Image.open(model / "ranking.png") as image:
+        assert image.width > 1000
+    assert str(world) not in (model / "results.json").read_text()
+
+
+def test_another_split_joins_the_results(world, evaluate, tmp_path):
+    words = (world / "model", "--config", world / "cuhk_pedes.yaml", "--num_workers", 0, "--output_dir", tmp_path)
+    evaluate(*words)
+    before = json.loads((tmp_path / "results.json").read_text())["splits"]
+    evaluate(*words, "--split", "validation", "--camera_aware", "--batch_size", 5, "--selected_on", "test")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["selected_on"] == "test"
+    assert list(results["splits"]) == ["test", "validation"]
+    assert results["splits"]["test"] == before["test"]
+    assert results["splits"]["validation"]["camera_aware"]
+    assert (tmp_path / "validation-ranking.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data", "--config", "cuhk_pedes.yaml"], "no config.json"),
+        (["model", "--config", "missing.yaml"], "does not exist"),
+        (["model", "--config", "cuhk_pedes.yaml", "--output_dir", "cuhk_pedes.yaml"], "choose another --output_dir"),
+        (["model", "--rerank", "best"], "k_reciprocal"),
+        (["model", "--config", "cuhk_pedes.yaml", "--rerank_neighbours", "201"], "from 1 to 200"),
+        (["model", "--config", "cuhk_pedes.yaml", "--dataset_root", "model"], "CUHK-PEDES"),
+        (["model", "--config", "cuhk_pedes.yaml", "--annotation_file", "nothing.json"], "nothing.json"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(world, evaluate, monkeypatch, capfd, words, message):
+    monkeypatch.chdir(world)
+    with pytest.raises(SystemExit) as end:
+        evaluate(*words)
+    assert end.value.code == 2
+    (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in sentence
