@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from cffa_hf.command_line import CommandParser, run_guarded
-from cffa_hf.publishing.model import SPACES, dry_run_model, publish_model, publish_space, write_space_folder
+from cffa_hf.publishing.model import dry_run_model, publish_model
+from cffa_hf.publishing.space import SPACES, publish_space, write_space_folder
 
 
 def main() -> None:

@@ -5,19 +5,24 @@ from typing import Any
 
 from transformers import set_seed
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments, DataArguments, ModelArguments, parse_arguments
-from cffa_hf.cli.convert import starting_model
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.command_line import run_guarded
+from cffa_hf.data.checks import check_images
+from cffa_hf.data.facts import is_rendered
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import read_seen, seen_by_run
-from cffa_hf.inputs.images import check_images
+from cffa_hf.names import public_name
 from cffa_hf.records.files import make_output_folder
-from cffa_hf.records.run import is_rendered, public_name, write_run_record
+from cffa_hf.records.run import write_run_record
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.resume import checkpoint_to_resume
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
+from cffa_hf.training.start import starting_model
 from cffa_hf.training.trainer import CFFATrainer
 
 

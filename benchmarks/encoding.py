@@ -16,10 +16,11 @@ from itertools import chain
 import torch
 
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.data.augmentation import normalise_images
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
-from cffa_hf.evaluation.evaluator import RetrievalEvaluator, evaluation_mode
+from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.inference.modes import evaluation_mode
+from cffa_hf.inputs.images import normalise_images
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.modeling_cffa import CFFAModel, combine_features
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.conversion import convert_weights
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.names import name_table, rename_weights
@@ -22,7 +22,8 @@ from cffa_hf.losses import (
     similarity_distribution_matching_loss,
 )
 from cffa_hf.metrics.ranking import match_ranks_from_scores, retrieval_metrics
-from cffa_hf.training.trainer import CFFATrainer, parameter_groups, warmup_cosine_factor
+from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
+from cffa_hf.training.trainer import CFFATrainer
 
 NAMES = {"mal_global": "alignment_global", "mal_local": "alignment_local", "id": "identity", "mlm": "mlm"}
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cffa_hf.arguments.parsing import (
-    CFFATrainingArguments,
-    DataArguments,
-    ModelArguments,
-    QuietArgumentParser,
-    read_config,
-)
-from cffa_hf.checkpoints.provenance import SELECTIONS
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.parsing import QuietArgumentParser, read_config
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.errors import InputError
 from cffa_hf.metrics.reranking import MOST_NEIGHBOURS, KReciprocalReranking
+from cffa_hf.names import SELECTIONS
 
 CONFIG_FOLDER = Path("configs")
 

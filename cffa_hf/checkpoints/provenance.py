@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,6 @@ from transformers import CLIPProcessor
 from cffa_hf.checkpoints.opening import open_model
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
-from cffa_hf.version import VERSION
-
-SELECTIONS = ("validation", "last epoch", "test", "unknown")
-PACKAGES = ("torch", "transformers", "datasets", "huggingface_hub", "tokenizers", "safetensors", "pillow", "numpy")
 
 
 @dataclass
@@ -121,14 +116,3 @@ def _same_weights(published: Path, training: Path) -> bool:
     except (OSError, SafetensorError):
         return True
     return torch.equal(one, other)
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of this package and of those that a result may depend on."""
-    versions = {"cffa_hf": VERSION}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -13,31 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from cffa_hf.inputs.images import normalise_images
+
 ERASING_RATIO = (0.3, 3.3)
 """Range of height to width of an erased rectangle, as torchvision's RandomErasing has it."""
 ERASING_ATTEMPTS = 10
 """Rectangles tried per image before it is left whole, as torchvision's RandomErasing has it."""
-
-
-def normalise_images(
-    pixels: Tensor,
-    mean: Sequence[float] = OPENAI_CLIP_MEAN,
-    std: Sequence[float] = OPENAI_CLIP_STD,
-) -> Tensor:
-    """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation of each channel.
-
-    Args:
-        pixels: `(batch, 3, height, width)`, uint8.
-        mean: of each channel, on the scale of [0, 1].
-        std: likewise.
-
-    Returns:
-        A float32 tensor of the same shape.
-    """
-    shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=pixels.device).view(shape)
-    scale = torch.tensor(std, device=pixels.device).view(shape)
-    return pixels.float().mul_(1 / 255).sub_(offset).div_(scale)
 
 
 def augment_images(

@@ -12,8 +12,9 @@ import datasets
 import PIL
 from tqdm.auto import tqdm
 
-from cffa_hf.data.pairs import load_pixels, pixel_column
+from cffa_hf.data.pairs import pixel_column
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.images import load_pixels
 
 
 def cache_images(

@@ -6,12 +6,11 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
 from cffa_hf.errors import InputError
-from cffa_hf.inputs.images import read_image
+from cffa_hf.inputs.images import load_pixels
 from cffa_hf.inputs.processor import encode_captions
 
 Sample = dict[str, Any]
@@ -144,18 +143,3 @@ class PairDataset(Dataset[Sample]):
 def pixel_column(image_size: Sequence[int]) -> str:
     """Name the column of resized pixels, `(3, height, width)` uint8, of one image size."""
     return "pixels_{}x{}".format(*image_size)
-
-
-def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:
-    """Read an image and resize it bilinearly: `(3, height, width)`, uint8, the pixels that the processor normalises.
-
-    Args:
-        source: whatever `read_image` takes.
-        image_size: height and width.
-
-    Raises:
-        InputError: the image is missing or cannot be read.
-    """
-    height, width = image_size
-    image = read_image(source).resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

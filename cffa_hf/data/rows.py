@@ -183,7 +183,7 @@ def check_files(
     """Check that no image leaves `folder` through a symbolic link and none is listed in two splits.
 
     An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is the
-    business of `cffa_hf.inputs.images.check_images`.
+    business of `cffa_hf.data.checks.check_images`.
 
     Raises:
         InputError: names the source, the row and the remedy.

@@ -7,13 +7,14 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from cffa_hf.arguments.parsing import DataArguments
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.data.checks import check_images
+from cffa_hf.data.facts import is_rendered
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import SeenData, unfair_parts
 from cffa_hf.errors import InputError
-from cffa_hf.inputs.images import check_images
-from cffa_hf.records.run import is_rendered, public_name
+from cffa_hf.names import public_name
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, AnnotationFormat
 from cffa_hf.data.division import Division
+from cffa_hf.names import hub_name
 from cffa_hf.records.results import shared_sentence
-from cffa_hf.records.run import hub_name
 from cffa_hf.version import VERSION
 
 METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}

@@ -3,7 +3,6 @@
 A card says what its sources tell and leaves out the rest. What a person wrote between the two marks is kept.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, EvalResult, 
 
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError
+from cffa_hf.names import RUN_RECORD, hub_name
 from cffa_hf.publishing import card_text as text
 from cffa_hf.publishing.card_text import (
     DIRECTIONS,
@@ -22,7 +22,7 @@ from cffa_hf.publishing.card_text import (
     mapping,
     measured_splits,
 )
-from cffa_hf.records.run import RUN_RECORD, hub_name
+from cffa_hf.records.files import read_record
 from cffa_hf.version import VERSION
 
 BEGIN_NOTES = "<!-- begin notes -->"
@@ -63,23 +63,6 @@ def read_notes(readme: str, source: str) -> str | None:
             "written between them would be lost: mend the card first."
         )
     return readme[begin + len(BEGIN_NOTES) : end].strip()
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a run or an evaluation has written; an absent file is an empty record.
-
-    Raises:
-        InputError: If the file is there but no JSON object.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); write it anew, or remove it.") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: must hold a JSON object; write it anew, or remove it.")
-    return record
 
 
 def shows_nobody(folder: Path) -> bool:

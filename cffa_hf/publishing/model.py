@@ -1,12 +1,9 @@
 """Publishing a model, or a Space of this package, on the Hub: one folder that becomes one commit."""
 
-import ast
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, RepoCard
@@ -18,17 +15,12 @@ from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import SEEN_RECORD, read_seen
 from cffa_hf.errors import InputError
-from cffa_hf.publishing.cards import (
-    RESULTS,
-    TRAINING_PICTURE,
-    first_picture,
-    model_card,
-    read_notes,
-    read_record,
-    shows_nobody,
-)
+from cffa_hf.names import RUN_RECORD
+from cffa_hf.publishing.cards import RESULTS, TRAINING_PICTURE, first_picture, model_card, read_notes, shows_nobody
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
-from cffa_hf.records.run import RUN_RECORD, draw_training_curves
+from cffa_hf.publishing.curves import draw_training_curves
+from cffa_hf.publishing.folders import new_folder, replace_folder
+from cffa_hf.records.files import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +36,6 @@ MODEL_FILES = (
     TRAINING_PICTURE,
     *PICTURES,
 )
-SPACES = {"metric": PACKAGE / "person_retrieval"}
 
 
 def publish_model(
@@ -159,30 +150,6 @@ def dry_run_model(
         replace_folder(folder, out, mark="config.json", taboo=source)
 
 
-@contextmanager
-def new_folder() -> Iterator[Path]:
-    """Make an empty folder that is gone afterwards, readable to others like any folder (temporary ones are not)."""
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "out"
-        folder.mkdir()
-        yield folder
-
-
-def replace_folder(source: Path, out: Path, *, mark: str, taboo: Path | None = None) -> None:
-    """Copy a folder to where only an earlier copy, which has the file `mark` and a card, may be.
-
-    Raises:
-        InputError: If there is something else.
-    """
-    if taboo and out.resolve() in (taboo.resolve(), *taboo.resolve().parents):
-        raise InputError(f"{out}: the dry run would overwrite {taboo}; give another folder.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not ((out / mark).exists() and (out / "README.md").is_file()) or (out / ".git").exists():
-            raise InputError(f"{out}: is not empty and no earlier dry run; give another folder, or remove this one.")
-        shutil.rmtree(out)
-    shutil.copytree(source, out, dirs_exist_ok=True)
-
-
 def check_checkpoint(checkpoint: str | Path) -> Path:
     """Return the folder of a checkpoint.
 
@@ -289,55 +256,3 @@ def notes_and_metadata(readme: str | None, source: str) -> tuple[str, Mapping[st
             f"The README.md of {source} has no marks for notes and is replaced; its history keeps the old one."
         )
     return notes or "", RepoCard(readme, ignore_metadata_errors=True).data.to_dict()
-
-
-def publish_space(kind: str, repo_id: str, *, private: bool | None = None, token: str | None = None) -> CommitInfo:
-    """Publish a Space of this package, so far the `evaluate` metric.
-
-    Args:
-        kind: One of `SPACES`.
-        repo_id: As for `publish_model`.
-        private: As for `publish_model`.
-        token: As for `publish_model`.
-
-    Raises:
-        InputError: As `publish_model`.
-    """
-    repository = open_repository(repo_id, "space", private=private, token=token)
-    with new_folder() as folder:
-        write_space_folder(kind, folder)
-        return commit_folder(folder, repository.name, "space", token=token, commit_message=f"Publish {kind}")
-
-
-def write_space_folder(kind: str, out: Path) -> None:
-    """Write the folder of a Space, with the modules of this package that its page imports, found by following the imports."""
-    shutil.copytree(SPACES[kind], out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "__init__.py"))
-    (out / PACKAGE.name).mkdir()
-    (out / PACKAGE.name / "__init__.py").write_text(
-        '"""The part of cffa_hf that this page needs."""\n', encoding="utf-8"
-    )
-    waiting = list(out.glob("*.py"))
-    copied: set[Path] = set()
-    while waiting:
-        for module in own_imports(waiting.pop()) - copied:
-            copied.add(module)
-            waiting.append(module)
-            target = out / PACKAGE.name / module.relative_to(PACKAGE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(module, target)
-
-
-def own_imports(file: Path) -> set[Path]:
-    """Find the files of this package that a file imports, with the `__init__.py` of the folders that they are in."""
-    found: set[Path] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == PACKAGE.name:
-                path = PACKAGE.joinpath(*parts[1:])
-                above = [parent / "__init__.py" for parent in path.parents if PACKAGE in parent.parents]
-                found |= {each for each in (path.with_suffix(".py"), path / "__init__.py", *above) if each.is_file()}
-    return found - {PACKAGE / "__init__.py"}

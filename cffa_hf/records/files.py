@@ -1,8 +1,10 @@
 """The folder that results go to is tried before work begins."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cffa_hf.errors import InputError
 
@@ -21,3 +23,20 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
     return path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a run or an evaluation has written; an absent file is an empty record.
+
+    Raises:
+        InputError: If the file is there but no JSON object.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); write it anew, or remove it.") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: must hold a JSON object; write it anew, or remove it.")
+    return record

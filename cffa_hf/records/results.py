@@ -7,10 +7,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from cffa_hf.checkpoints.provenance import Checkpoint, package_versions
+from cffa_hf.checkpoints.provenance import Checkpoint
 from cffa_hf.files import write_text
 from cffa_hf.metrics.ranking import MatchRanks, retrieval_metrics
 from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
+from cffa_hf.records.environment import package_versions
 from cffa_hf.reporting.tables import DIRECTIONS, METRICS
 
 FORMAT = 1

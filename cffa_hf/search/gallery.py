@@ -18,12 +18,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPProcessor
 
-from cffa_hf.data.augmentation import normalise_images
-from cffa_hf.data.pairs import load_pixels
 from cffa_hf.errors import InputError
-from cffa_hf.evaluation.evaluator import evaluation_mode
 from cffa_hf.files import file_digest, write_tensors, write_text
-from cffa_hf.inputs.images import IMAGE_SUFFIXES, ImageSource
+from cffa_hf.inference.modes import evaluation_mode
+from cffa_hf.inputs.images import IMAGE_SUFFIXES, ImageSource, load_pixels, normalise_images
 from cffa_hf.inputs.processor import encode_captions
 from cffa_hf.modeling_cffa import CFFAModel
 

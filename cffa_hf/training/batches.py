@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 from transformers import CLIPProcessor
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens

@@ -1,6 +1,5 @@
 """CFFATrainer: the Hugging Face Trainer with CFFA's losses, parameter groups, schedule and retrieval evaluation."""
 
-import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,14 +22,15 @@ from transformers import (
 from transformers.trainer_utils import SchedulerType, speed_metrics
 from transformers.training_args import OptimizerNames
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.seen import SeenData, seen_splits
 from cffa_hf.errors import InputError
-from cffa_hf.evaluation.evaluator import RetrievalEvaluationCallback, RetrievalEvaluator
-from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput
+from cffa_hf.evaluation.callback import RetrievalEvaluationCallback
+from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.publishing.model import open_run_repository, publish_run
 from cffa_hf.records.results import set_aside_results
 from cffa_hf.training.batch_loss import BatchLoss
@@ -41,69 +41,8 @@ from cffa_hf.training.distributed import process_count, synchronise_batch_norm
 from cffa_hf.training.gradient_cache import ChosenTokens, cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
 from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
+from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
 from cffa_hf.training.saving import RunStopped, SafeTrainer, explained_writes, last_good
-
-
-def parameter_groups(model: CFFAForPreTraining, args: CFFATrainingArguments) -> list[dict[str, Any]]:
-    """Sort the trainable parameters into groups of one learning rate and weight decay each.
-
-    Encoders: the base rate, biases twice that. Cross-modal attention and layers: five times, their biases twice. Classifier
-    and MLM head: five times, biases too. Local features: a rate of their own. No bias decays.
-
-    Args:
-        model: The training model, not wrapped except by PEFT.
-        args: Rates, factors and the decay.
-
-    Returns:
-        Groups with `params`, `lr`, `weight_decay` and `name` (which part of the model, weights or biases).
-    """
-    model = training_model(model)
-    cross_modal: set[int] = set()
-    if model.cross_modal is not None:
-        norms = (model.cross_modal.text_norm, model.cross_modal.image_norm, model.cross_modal.post_norm)
-        cross_modal = {id(parameter) for parameter in model.cross_modal.parameters()}
-        cross_modal -= {id(parameter) for norm in norms for parameter in norm.parameters()}
-    refinement = parameters_of(model.cffa.image_refinement, model.cffa.text_refinement)
-    heads = parameters_of(model.identity_classifier, model.mlm_head)
-
-    groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_bias = name.rpartition(".")[2] == "bias"
-        part, rate = "encoders", args.learning_rate * (args.bias_rate_factor if is_bias else 1.0)
-        if id(parameter) in refinement:
-            part, rate = "refinement", args.refinement_learning_rate
-        elif id(parameter) in heads:
-            part, rate = "heads", args.learning_rate * args.head_rate_factor
-        elif id(parameter) in cross_modal:
-            factor = args.bias_rate_factor if is_bias else args.head_rate_factor
-            part, rate = "cross_modal", args.learning_rate * factor
-        kind = f"{part}_{'biases' if is_bias else 'weights'}"
-        decay = 0.0 if is_bias else args.weight_decay
-        group = groups.setdefault(kind, {"params": [], "lr": rate, "weight_decay": decay, "name": kind})
-        group["params"].append(parameter)
-    return list(groups.values())
-
-
-def parameters_of(*modules: nn.Module | None) -> set[int]:
-    """Identify the parameters of modules, some of which may be switched off."""
-    return {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
-
-
-def warmup_cosine_factor(epoch: float, *, warmup_epochs: float, total_epochs: float, warmup_start: float) -> float:
-    """Factor of the learning rate: linear from `warmup_start` to 1, then a half cosine to 0.
-
-    Args:
-        epoch: Epochs done, fractions included.
-        warmup_epochs: Length of the linear part.
-        total_epochs: Where the cosine reaches 0.
-        warmup_start: Factor at the first step.
-    """
-    if epoch < warmup_epochs:
-        return warmup_start + (1 - warmup_start) * epoch / warmup_epochs
-    progress = (epoch - warmup_epochs) / max(total_epochs - warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 class SamplerEpochCallback(TrainerCallback):

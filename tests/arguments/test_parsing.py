@@ -6,7 +6,10 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments, DataArguments, ModelArguments, parse_arguments
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel
 
-from cffa_hf.arguments.parsing import ModelArguments
+from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.checkpoints.conversion import convert
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.originals import fit_positions, read_original
 from cffa_hf.cli import main
-from cffa_hf.cli.convert import starting_model
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.processor import train_tokenizer
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel, resize_positions
+from cffa_hf.training.start import starting_model
 from tests.tiny import IMAGE_SIZE, captions, images, random_words, tiny_config
 
 SQUARE = (64, 64)

@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPProcessor
 
-from cffa_hf.arguments.parsing import ModelArguments
+from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.checkpoints.conversion import convert
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.folders import check_finite
 from cffa_hf.checkpoints.provenance import Checkpoint, open_checkpoint
 from cffa_hf.cli import main
-from cffa_hf.cli.convert import starting_model
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
 from cffa_hf.publishing.model import dry_run_model
+from cffa_hf.training.start import starting_model
 from tests.checkpoints.test_conversion import Hostile, clip_model, original_cffa, original_clip, person_model
 from tests.tiny import IMAGE_SIZE, images, person_rows, tiny_model, tiny_processor
 

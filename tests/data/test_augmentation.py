@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from cffa_hf.data.augmentation import augment_images, normalise_images
+from cffa_hf.data.augmentation import augment_images
+from cffa_hf.inputs.images import normalise_images
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
 
 

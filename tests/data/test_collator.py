@@ -3,9 +3,9 @@ import pickle
 import pytest
 import torch
 
-from cffa_hf.data.augmentation import normalise_images
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
+from cffa_hf.inputs.images import normalise_images
 
 SPECIAL = SpecialTokens(start=598, end=599, mask=597, pad=0, vocabulary_size=600)
 QUIET = {"caption_corruption": 0.0, "flip_probability": 0.0, "crop_padding": 0, "erasing_probability": 0.0}

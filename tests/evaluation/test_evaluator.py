@@ -9,13 +9,9 @@ from transformers import TrainerControl, TrainerState
 
 from cffa_hf.data.pairs import CaptionDataset
 from cffa_hf.errors import InputError
-from cffa_hf.evaluation.evaluator import (
-    RetrievalEmbeddings,
-    RetrievalEvaluationCallback,
-    RetrievalEvaluator,
-    evaluation_mode,
-    metrics_line,
-)
+from cffa_hf.evaluation.callback import RetrievalEvaluationCallback, metrics_line
+from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
+from cffa_hf.inference.modes import evaluation_mode
 from tests.tiny import IMAGE_SIZE, person_rows, tiny_model, tiny_processor
 
 

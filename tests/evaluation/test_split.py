@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cffa_hf.arguments.parsing import DataArguments
+from cffa_hf.arguments.data import DataArguments
 from cffa_hf.cli import main
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import SEEN_RECORD, read_seen, seen_by_run

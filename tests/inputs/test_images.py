@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cffa_hf.data.checks import check_images
 from cffa_hf.data.rows import PersonRow, rows_to_dataset
 from cffa_hf.errors import InputError
-from cffa_hf.inputs.images import MAX_PIXELS, check_images, first_escape, read_image
+from cffa_hf.inputs.images import MAX_PIXELS, first_escape, read_image
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (12, 30)) -> Image.Image:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, CLIPProcessor, CLIPTokenizer
 
-from cffa_hf.data.pairs import load_pixels
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.images import load_pixels
 from cffa_hf.inputs.processor import (
     CLIP_MERGES,
     MASK_TOKEN,

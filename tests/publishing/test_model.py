@@ -14,18 +14,21 @@ from datasets import DatasetDict, load_dataset
 from PIL import Image
 from transformers import CLIPProcessor, Trainer
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments, DataArguments, ModelArguments
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.cli import main
-from cffa_hf.cli.convert import starting_model
 from cffa_hf.data.rows import FEATURES
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAModel
 from cffa_hf.publishing.cards import BEGIN_NOTES, read_notes
 from cffa_hf.publishing.dataset import shard_bounds, write_dataset_folder
-from cffa_hf.publishing.model import dry_run_model, publish_model, publish_space
+from cffa_hf.publishing.model import dry_run_model, publish_model
+from cffa_hf.publishing.space import publish_space
 from cffa_hf.records.run import changed_settings, write_run_record
+from cffa_hf.training.start import starting_model
 from tests.hub_server import LoopbackHub, running_hub
 from tests.processes import without_package
 from tests.publishing.test_cards import CUHK_TEST, DEMO_TEST, results, run_record

@@ -15,12 +15,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments
-from cffa_hf.data.augmentation import normalise_images
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.inputs.images import normalise_images
 from cffa_hf.training.distributed import (
     BatchCounts,
     SyncedBatchNorm1d,

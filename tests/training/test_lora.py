@@ -6,13 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments, ModelArguments, parse_arguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.pairs import PairDataset
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
 from cffa_hf.training.lora import add_lora, is_adapted, save_embedding_model, training_model
-from cffa_hf.training.trainer import CFFATrainer, parameter_groups
+from cffa_hf.training.optimisation import parameter_groups
+from cffa_hf.training.trainer import CFFATrainer
 from tests.tiny import images, person_rows, tiny_model, tiny_processor
 from tests.training.test_distributed import FixedTransform
 

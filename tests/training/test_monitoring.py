@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import set_seed
 
-from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset

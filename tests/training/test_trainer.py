@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPProcessor, TrainerCallback
 
 from cffa_hf import CFFAForPreTraining, CFFAModel
-from cffa_hf.arguments.parsing import CFFATrainingArguments
+from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset
-from cffa_hf.training.trainer import CFFATrainer, parameter_groups, warmup_cosine_factor
+from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
+from cffa_hf.training.trainer import CFFATrainer
 from tests.tiny import images, person_rows, tiny_model, tiny_processor
 
 CONTEXT = 24

@@ -1,0 +1,40 @@
+"""Where the data are."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """What is read."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "cuhk_pedes, icfg_pedes or rstpreid; a folder with metadata.jsonl, .csv or .parquet; or a name on the Hub"
+        },
+    )
+    dataset_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmark's folder"})
+    annotation_file: str | None = field(default=None, metadata={"help": "Annotation JSON, if it has another name"})
+    validation_identities: int | None = field(
+        default=None,
+        metadata={"help": "Identities held out of train for validation, where there is no validation split; 0: none"},
+    )
+    test_identities: int | None = field(
+        default=None, metadata={"help": "Identities held out for the test, in one's own data without splits"}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Chooses the identities that are held out"})
+    allow_shared_people: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on where validation or test people are among those that the weights have seen; results are marked"
+        },
+    )
+    check_images: bool = field(default=True, metadata={"help": "Decode every image once before training starts"})
+    cache_images: bool = field(
+        default=False, metadata={"help": "Keep all images, resized, in the cache of datasets: no decoding in training"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a run without data."""
+        if self.dataset is None:
+            raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")

@@ -1,0 +1,168 @@
+"""How a model is trained."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from cffa_hf.losses import LossSettings
+
+# Settings whose values are never written or printed.
+SECRETS = ("hub_token", "push_to_hub_token")
+
+
+@dataclass
+class CorruptionSettings:
+    """How pictures and captions are changed while training."""
+
+    share_masked_captions: bool = field(
+        default=True,
+        metadata={
+            "help": "All losses see the masked caption (published); false: matching sees it unmasked, twice the text"
+        },
+    )
+    caption_corruption: float = field(
+        default=0.2, metadata={"help": "Probability of each word to be masked, replaced or removed"}
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the words that are predicted"})
+    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip"})
+    crop_padding: int = field(default=10, metadata={"help": "Pixels of border before the random crop"})
+    erasing_probability: float = field(default=0.5, metadata={"help": "Probability that a rectangle is erased"})
+
+    def check_corruption(self) -> None:
+        """Refuse numbers outside their range.
+
+        Raises:
+            ValueError: Naming the setting and what it may be.
+        """
+        for name in ("caption_corruption", "mlm_probability", "flip_probability", "erasing_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}")
+
+
+@dataclass
+class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings):
+    """TrainingArguments with CFFA's losses, corruption, rates and schedule.
+
+    Defaults that differ from `TrainingArguments` (published recipe): `learning_rate` 1e-5, `weight_decay` 4e-5 (added to the
+    gradient, as Adam does), `adam_epsilon` 1e-3, `num_train_epochs` 60, `per_device_train_batch_size` 64,
+    `per_device_eval_batch_size` 256, `lr_scheduler_type` cosine (per epoch fraction, from `warmup_start` over `warmup_epochs`),
+    `max_grad_norm` 0 (no clipping), `eval_strategy` and `save_strategy` epoch, `save_total_limit` 2,
+    `load_best_model_at_end` true with `metric_for_best_model` eval_rank1, `dataloader_drop_last` true,
+    `remove_unused_columns` false (raw columns are the collator's), `ddp_find_unused_parameters` false, `logging_steps` 50,
+    `hub_strategy` end, `logging_nan_inf_filter` false (a loss that is not finite stops the run).
+    """
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the encoders' weights"})
+    weight_decay: float = field(default=4e-5, metadata={"help": "Weight decay of all but biases"})
+    adam_epsilon: float = field(default=1e-3, metadata={"help": "Epsilon of Adam"})
+    num_train_epochs: float = field(default=60.0, metadata={"help": "Epochs"})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs in a batch, per device"})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Items in an evaluation batch, per device"})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "cosine: the published schedule; any other name: as in TrainingArguments"}
+    )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient norm to clip at; 0: no clipping"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the best is one of them"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model on validation"})
+    metric_for_best_model: str | None = field(default="eval_rank1", metadata={"help": "What best means"})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better"})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last short batch of an epoch"})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must stay false here"})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used here"})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two log entries"})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite; false: they stop the run, and no step waits"}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where to go on: auto (also without a value): the newest whole checkpoint in output_dir, if any; "
+            "or the path of a checkpoint",
+            "nargs": "?",
+            "const": "auto",
+        },
+    )
+
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in a folder that holds an earlier run, and overwrite that one"}
+    )
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "When to push, with push_to_hub: at the end, in one commit", "choices": ["end"]},
+    )
+    coupled_weight_decay: bool = field(
+        default=True, metadata={"help": "Adam with the decay in the gradient (published) instead of AdamW"}
+    )
+    bias_rate_factor: float = field(default=2.0, metadata={"help": "Learning rate of biases, times the encoders'"})
+    head_rate_factor: float = field(
+        default=5.0,
+        metadata={"help": "Learning rate of cross-modal layers, classifier and MLM head, times the encoders'"},
+    )
+    refinement_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Learning rate of the local features' layers"}
+    )
+    warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up"})
+    warmup_start: float = field(default=0.1, metadata={"help": "Factor of the learning rate at the first step"})
+    cached_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs encoded at once; the loss is still that of the whole batch (gradient caching). null: all"
+        },
+    )
+    sync_batch_norm: bool = field(
+        default=True, metadata={"help": "Batch norm of the local features over the batch of all processes"}
+    )
+    sampler: str = field(
+        default="random",
+        metadata={
+            "help": "random: every pair once (published); identity: some captions each of different identities",
+            "choices": ["random", "identity"],
+        },
+    )
+    captions_per_identity: int = field(
+        default=4, metadata={"help": "Only for the identity sampler: captions of each identity in a batch"}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "bfloat16: autocast over float32 weights; float32; auto: bfloat16 where the device computes in it",
+            "choices": ["auto", "bfloat16", "float32"],
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check the losses' settings and choose the precision before TrainingArguments sees them."""
+        self.check_losses()
+        self.check_corruption()
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
+        if str(self.hub_strategy) not in ("end", "HubStrategy.END"):
+            raise ValueError(f"hub_strategy must be end: checkpoints are not pushed, got {self.hub_strategy!r}")
+        if self.sampler not in ("random", "identity"):
+            raise ValueError(f"sampler must be random or identity, got {self.sampler!r}")
+        for name in ("cached_batch_size", "captions_per_identity"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(on_gpu)):
+            self.bf16 = True
+            self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
+        super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave tokens out of what is pickled: the Trainer writes its arguments beside every checkpoint."""
+        return {name: None if name in SECRETS else value for name, value in self.__dict__.items()}
+
+
+def computes_bfloat16(on_gpu: bool) -> bool:
+    """Tell whether the GPU, or else the CPU, has instructions for bfloat16 (emulating them would be slow)."""
+    if on_gpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,24 @@
+"""Facts of a dataset: whether it is rendered, and how much it holds."""
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from cffa_hf.data.annotations import ANNOTATION_FORMATS, DEMO_MARKER
+
+
+def is_rendered(dataset: str | None, root: str | None) -> bool:
+    """Say whether a data set, as a config names it, is rendered demo data, people who do not exist."""
+    spec = ANNOTATION_FORMATS.get((dataset or "").lower().replace("-", "_"))
+    folder = Path(root or "").expanduser()
+    folders = [folder / spec.folder, folder] if spec else [folder / Path(dataset or "").expanduser()]
+    return any((folder / DEMO_MARKER).is_file() for folder in folders)
+
+
+def count_split(rows: Dataset) -> dict[str, int]:
+    """Count the identities, images and captions of a split in the dataset form."""
+    return {
+        "identities": len(set(rows["person_id"])),
+        "images": len(rows),
+        "captions": sum(len(captions) for captions in rows["captions"]),
+    }

@@ -1,0 +1,44 @@
+"""Report every evaluation in a readable line."""
+
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+def metrics_line(metrics: dict[str, Any], prefix: str = "") -> str:
+    """Put the metrics of both directions on one line, percent.
+
+    Args:
+        metrics: As `RetrievalEvaluator` returns them, perhaps with a prefix before each name.
+        prefix: That prefix, `eval_` for instance.
+    """
+    shown = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
+    parts = []
+    for direction, start in (("text-to-image", ""), ("image-to-text", "image_to_text_")):
+        values = {title: metrics.get(f"{prefix}{start}{name}") for name, title in shown.items()}
+        numbers = "  ".join(f"{title} {value:.2f}" for title, value in values.items() if value is not None)
+        if numbers:
+            parts.append(f"{direction}: {numbers}")
+    return " | ".join(parts)
+
+
+class RetrievalEvaluationCallback(TrainerCallback):
+    """Print the retrieval metrics of every evaluation in a readable line."""
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print one line for each evaluated split, on the main process."""
+        if not state.is_world_process_zero or not metrics:
+            return
+        for name in metrics:
+            if name.endswith("_rank1") and not name.endswith("_image_to_text_rank1"):
+                prefix = name[: -len("rank1")]
+                split = prefix.removeprefix("eval_").removesuffix("_") or "validation"
+                tqdm.write(f"epoch {state.epoch or 0:.1f}  {split}  {metrics_line(metrics, prefix)}")

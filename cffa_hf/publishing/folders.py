@@ -1,0 +1,33 @@
+"""Folders of what is published."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cffa_hf.errors import InputError
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """Make an empty folder that is gone afterwards, readable to others like any folder (temporary ones are not)."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "out"
+        folder.mkdir()
+        yield folder
+
+
+def replace_folder(source: Path, out: Path, *, mark: str, taboo: Path | None = None) -> None:
+    """Copy a folder to where only an earlier copy, which has the file `mark` and a card, may be.
+
+    Raises:
+        InputError: If there is something else.
+    """
+    if taboo and out.resolve() in (taboo.resolve(), *taboo.resolve().parents):
+        raise InputError(f"{out}: the dry run would overwrite {taboo}; give another folder.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not ((out / mark).exists() and (out / "README.md").is_file()) or (out / ".git").exists():
+            raise InputError(f"{out}: is not empty and no earlier dry run; give another folder, or remove this one.")
+        shutil.rmtree(out)
+    shutil.copytree(source, out, dirs_exist_ok=True)
