@@ -3,7 +3,12 @@
 import os
 import re
 
-RUN_RECORD = "run.json"
+METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
+DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
+RUN_RECORD, RESULTS, STATE_FILE = "run.json", "results.json", "trainer_state.json"
+TRAINING_PICTURE = "training.png"
+# What may have chosen a checkpoint among those of its run.
+SELECTIONS = ("validation", "last epoch", "test", "unknown")
 
 
 def public_name(source: str | None) -> str | None:
@@ -17,6 +22,3 @@ def public_name(source: str | None) -> str | None:
 def hub_name(name: str | None) -> str | None:
     """Return a recorded name if it is one on the Hub (`owner/name`), None otherwise."""
     return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
-
-
-SELECTIONS = ("validation", "last epoch", "test", "unknown")

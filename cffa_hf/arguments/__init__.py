@@ -1,1 +1,21 @@
-"""Room."""
+"""The settings of a run.
+
+Read model.py, data.py and training.py (the settings), evaluation.py (those of an evaluation), parsing.py (from YAML
+and command line into them).
+"""
+
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.evaluation import EvaluationArguments, parse_evaluation_arguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.arguments.training import CFFATrainingArguments, CorruptionSettings
+
+__all__ = [
+    "CFFATrainingArguments",
+    "CorruptionSettings",
+    "DataArguments",
+    "EvaluationArguments",
+    "ModelArguments",
+    "parse_arguments",
+    "parse_evaluation_arguments",
+]

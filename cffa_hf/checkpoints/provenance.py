@@ -13,6 +13,7 @@ from transformers import CLIPProcessor
 from cffa_hf.checkpoints.opening import open_model
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
+from cffa_hf.names import STATE_FILE
 
 
 @dataclass
@@ -88,7 +89,7 @@ def read_selection(folder: Path) -> str:
     weights are compared.
     """
     try:
-        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "unknown"
     if not isinstance(state, dict):

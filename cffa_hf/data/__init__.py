@@ -1,1 +1,30 @@
-"""From annotation files to training batches."""
+"""Annotation files -> rows -> splits -> pairs -> batches.
+
+Read rows.py (the one validated row), annotations.py and own_data.py (files), division.py and seen.py (who is in which
+split, and what a checkpoint has seen), loading.py (the one way in), checks.py, leaks.py and facts.py, pairs.py,
+image_cache.py, collator.py with augmentation.py and corruption.py, sampler.py, workers.py.
+"""
+
+from cffa_hf.data.checks import check_images
+from cffa_hf.data.collator import PairCollator, TrainingTransform
+from cffa_hf.data.division import Division, PersonDatasetDict
+from cffa_hf.data.leaks import find_leaks
+from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.data.pairs import CaptionDataset, ImageDataset, PairDataset
+from cffa_hf.data.seen import SeenData, dataset_fingerprint, read_seen
+
+__all__ = [
+    "CaptionDataset",
+    "Division",
+    "ImageDataset",
+    "PairCollator",
+    "PairDataset",
+    "PersonDatasetDict",
+    "SeenData",
+    "TrainingTransform",
+    "check_images",
+    "dataset_fingerprint",
+    "find_leaks",
+    "load_person_dataset",
+    "read_seen",
+]

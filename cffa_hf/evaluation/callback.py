@@ -5,6 +5,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from cffa_hf.names import METRICS
+
 
 def metrics_line(metrics: dict[str, Any], prefix: str = "") -> str:
     """Put the metrics of both directions on one line, percent.
@@ -13,10 +15,9 @@ def metrics_line(metrics: dict[str, Any], prefix: str = "") -> str:
         metrics: As `RetrievalEvaluator` returns them, perhaps with a prefix before each name.
         prefix: That prefix, `eval_` for instance.
     """
-    shown = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
     parts = []
     for direction, start in (("text-to-image", ""), ("image-to-text", "image_to_text_")):
-        values = {title: metrics.get(f"{prefix}{start}{name}") for name, title in shown.items()}
+        values = {title: metrics.get(f"{prefix}{start}{name}") for name, title in METRICS.items()}
         numbers = "  ".join(f"{title} {value:.2f}" for title, value in values.items() if value is not None)
         if numbers:
             parts.append(f"{direction}: {numbers}")

@@ -10,12 +10,11 @@ from pydantic import ValidationError
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, AnnotationFormat
 from cffa_hf.data.division import Division
-from cffa_hf.names import hub_name
+from cffa_hf.names import DIRECTIONS, METRICS, hub_name
 from cffa_hf.records.results import shared_sentence
 from cffa_hf.version import VERSION
 
-METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
-DIRECTIONS = {"text_to_image": "text to image", "image_to_text": "image to text"}
+DIRECTIONS_IN_WORDS = {name: words.replace("-", " ") for name, words in DIRECTIONS.items()}
 # Rank-1, Rank-5, Rank-10 and mAP of the published implementation on the test splits, text to image.
 PUBLISHED_RESULTS = {
     "cuhk_pedes": (75.44, 89.88, 94.01, 67.03),
@@ -173,7 +172,7 @@ def result_rows(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for part in measured:
         sizes = [counted(mapping(part.get("counts")).get(name)) for name in ("captions", "images")]
         split = f"{table_cell(part.get('dataset'))}, {part['split']}" if several else part["split"]
-        for direction, title in DIRECTIONS.items():
+        for direction, title in DIRECTIONS_IN_WORDS.items():
             metrics = mapping(part.get(direction))
             if metrics:
                 cells = [*(percent(metrics.get(name)) for name in METRICS), *sizes]

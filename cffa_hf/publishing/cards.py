@@ -11,11 +11,10 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, EvalResult, 
 
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError
-from cffa_hf.names import RUN_RECORD, hub_name
+from cffa_hf.names import METRICS, RESULTS, RUN_RECORD, TRAINING_PICTURE, hub_name
 from cffa_hf.publishing import card_text as text
 from cffa_hf.publishing.card_text import (
-    DIRECTIONS,
-    METRICS,
+    DIRECTIONS_IN_WORDS,
     benchmark_of,
     is_number,
     known_format,
@@ -27,8 +26,6 @@ from cffa_hf.version import VERSION
 
 BEGIN_NOTES = "<!-- begin notes -->"
 END_NOTES = "<!-- end notes -->"
-RESULTS = "results.json"
-TRAINING_PICTURE = "training.png"
 TEMPLATES = Path(__file__).parent / "templates"
 
 # Of the tags that exist it is the one whose pipeline really runs this model: it returns the embedding of an image.
@@ -174,7 +171,7 @@ def evaluation_results(measured: list[dict[str, Any]], rendered: bool) -> list[E
         spec, official = known_format(part.get("dataset")), benchmark_of(part)
         demo = rendered and spec is not None and not official
         title = f"Rendered demo in the layout of {spec.folder}" if spec and demo else spec.folder if spec else None
-        for direction, words in DIRECTIONS.items():
+        for direction, words in DIRECTIONS_IN_WORDS.items():
             metrics = mapping(part.get(direction))
             for name, metric in METRICS.items():
                 if is_number(metrics.get(name)):

@@ -15,8 +15,8 @@ from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import SEEN_RECORD, read_seen
 from cffa_hf.errors import InputError
-from cffa_hf.names import RUN_RECORD
-from cffa_hf.publishing.cards import RESULTS, TRAINING_PICTURE, first_picture, model_card, read_notes, shows_nobody
+from cffa_hf.names import RESULTS, RUN_RECORD, STATE_FILE, TRAINING_PICTURE
+from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_nobody
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.publishing.curves import draw_training_curves
 from cffa_hf.publishing.folders import new_folder, replace_folder
@@ -24,7 +24,7 @@ from cffa_hf.records.files import read_record
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 MODELLING_CODE = PACKAGE / "modeling_cffa.py"
 PICTURES = ("*ranking.png", "*cmc.png")
 MODEL_FILES = (
@@ -32,8 +32,6 @@ MODEL_FILES = (
     "*.safetensors.index.json",
     RUN_RECORD,
     SEEN_RECORD,
-    RESULTS,
-    TRAINING_PICTURE,
     *PICTURES,
 )
 
@@ -219,7 +217,7 @@ def copy_records(source: Path, out: Path, *, private: bool, with_pictures: bool 
         shutil.copyfile(record, out / RUN_RECORD)
     if read_seen(source):
         shutil.copyfile(source / SEEN_RECORD, out / SEEN_RECORD)
-    curves = read_record(source / "trainer_state.json").get("log_history")
+    curves = read_record(source / STATE_FILE).get("log_history")
     if isinstance(curves, list):
         draw_training_curves(curves, out / TRAINING_PICTURE)
     results = read_record(source / RESULTS)

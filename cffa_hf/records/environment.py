@@ -23,7 +23,7 @@ def package_version() -> dict[str, Any]:
         version["commit"] = source.get("vcs_info", {}).get("commit_id")
     except importlib.metadata.PackageNotFoundError:
         pass
-    folder = Path(__file__).resolve().parents[1]
+    folder = Path(__file__).resolve().parents[2]
     if version["commit"] is None and (folder / ".git").exists():
         try:
             git = ["git", "-C", str(folder)]

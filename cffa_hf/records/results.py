@@ -11,13 +11,12 @@ from cffa_hf.checkpoints.provenance import Checkpoint
 from cffa_hf.files import write_text
 from cffa_hf.metrics.ranking import MatchRanks, retrieval_metrics
 from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
+from cffa_hf.names import DIRECTIONS, METRICS, RESULTS, TRAINING_PICTURE
 from cffa_hf.records.environment import package_versions
-from cffa_hf.reporting.tables import DIRECTIONS, METRICS
 
 FORMAT = 1
-FILE_NAME = "results.json"
 RESULT_FILES = (
-    *(FILE_NAME, "report.html", "training.png"),
+    *(RESULTS, "report.html", TRAINING_PICTURE),
     *("*ranking.png", "*cmc.png", "*failures.png", "*selection.png", "*stress.png"),
 )
 
@@ -69,7 +68,7 @@ def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, di
     Raises:
         InputError: if the file cannot be written.
     """
-    path = folder / FILE_NAME
+    path = folder / RESULTS
     results: dict[str, Any] = {
         "format": FORMAT,
         "checkpoint": checkpoint.to_dict(),
@@ -94,7 +93,7 @@ def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
     folder = Path(folder)
     found = [path for pattern in RESULT_FILES for path in sorted(folder.glob(pattern))]
     try:
-        measured = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["checkpoint"]["weights_sha256"]
+        measured = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["checkpoint"]["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         measured = None
     if not found or measured == weights_sha256:
@@ -126,7 +125,7 @@ def entry_key(earlier: Mapping[str, Any], taken: Collection[str], dataset: str, 
 
 def read_splits(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the entries that `results.json` of a folder holds for these weights, none if there is no such file."""
-    return _earlier_splits(folder / FILE_NAME, checkpoint)
+    return _earlier_splits(folder / RESULTS, checkpoint)
 
 
 def _earlier_splits(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:

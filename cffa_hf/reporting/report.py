@@ -84,7 +84,7 @@ def write_report(
     """
     path = Path(path)
     environment = Environment(
-        loader=PackageLoader("cffa_hf"),
+        loader=PackageLoader("cffa_hf.reporting", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

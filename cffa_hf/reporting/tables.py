@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cffa_hf.names import DIRECTIONS, METRICS
+
 Table = list[list[str]]
-METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
-DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 
 
 def metrics_table(entries: Mapping[str, Mapping[str, Any]]) -> Table:

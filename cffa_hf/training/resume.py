@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cffa_hf.errors import InputError
+from cffa_hf.names import STATE_FILE
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "trainer_state.json"
 # What a checkpoint must have of each kind, as its file or folder is called with one device, FSDP or DeepSpeed.
 PARTS = {
     "weights": ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*", "global_step*"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cffa_hf.errors import InputError
-from cffa_hf.training.resume import STATE_FILE
+from cffa_hf.names import STATE_FILE
 
 LOCK, HOLDER = ".run.lock", ".run.holder"
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "run.json", STATE_FILE)

@@ -19,7 +19,8 @@ from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError, RunStopped, plain_error
-from cffa_hf.training.resume import STATE_FILE, checkpoint_to_resume, newest_whole_checkpoint
+from cffa_hf.names import STATE_FILE
+from cffa_hf.training.resume import checkpoint_to_resume, newest_whole_checkpoint
 from cffa_hf.training.resume_checks import CannotResume, check_model_to_resume, check_optimizer_to_resume
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
 
