@@ -37,19 +37,27 @@ class CommandParser(argparse.ArgumentParser):
         super().error(without_values(message, list(self._option_string_actions)))
 
 
-def run_guarded(main: Callable[[], object]) -> None:
-    """Run a command; where it fails the process ends: status 2 after a mistake in its input, 1 where the world stopped it.
+def guarded(main: Callable[[], object]) -> int:
+    """Run a command, and print in one sentence why it failed.
 
     Args:
         main: The command; what it returns is the status, if it is a whole number.
+
+    Returns:
+        The exit status: 2 after a mistake in the input, 1 where the world stopped it.
     """
     try:
         status = main()
     except InputError as error:
         print(f"error: {plain_error(error)}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except RunStopped as error:
         print(f"error: {mask_tokens(str(error))}", file=sys.stderr)
-        sys.exit(1)
-    if isinstance(status, int) and status:
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def run_guarded(main: Callable[[], object]) -> None:
+    """Run a command as `guarded` does; where it fails the process ends with its status."""
+    if status := guarded(main):
         sys.exit(status)

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from cffa_hf.command_line import CommandParser
-from cffa_hf.errors import InputError, plain_error
+from cffa_hf.command_line import CommandParser, guarded
 from cffa_hf.version import VERSION
 
 # Where each subcommand's `add_parser(subparsers)` is, and its line of help. Only the module that is asked for is
@@ -18,7 +17,13 @@ COMMANDS = {
         "cffa_hf.cli.convert",
         "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package",
     ),
-    "push-dataset": ("cffa_hf.publishing.dataset", "publish a dataset on the Hub"),
+    "push-dataset": ("cffa_hf.cli.push_dataset", "publish a dataset on the Hub"),
+}
+# The same programs as the scripts run_train.py, run_eval.py and push_to_hub.py; each reads its own words with `main(words)`.
+PROGRAMS = {
+    "train": ("cffa_hf.cli.train", "train a model; --help lists all settings"),
+    "evaluate": ("cffa_hf.cli.evaluation", "evaluate a checkpoint on one or more datasets"),
+    "push": ("cffa_hf.cli.push", "publish a model, or a Space of this package, on the Hub"),
 }
 
 
@@ -29,12 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command line without the program's name; None: that of the process.
 
     Returns:
-        The exit status: 0, or 2 after a mistake in the input, which is printed as one sentence.
+        The exit status: 0, or 2 after a mistake in the input and 1 where the world stopped it, each one printed sentence.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = CommandParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")
     parser.add_argument("--version", action="version", version=f"cffa-hf {VERSION}")
+    if words and words[0] in PROGRAMS:
+        program: Callable[[Sequence[str]], None] = import_module(PROGRAMS[words[0]][0]).main
+        return guarded(lambda: program(words[1:]))
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in PROGRAMS.items():
+        subparsers.add_parser(name, help=text)
     for name, (module, text) in COMMANDS.items():
         if words and words[0] == name:
             import_module(module).add_parser(subparsers)
@@ -42,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparsers.add_parser(name, help=text)
     arguments = parser.parse_args(words)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
-    try:
-        return run(arguments) or 0
-    except InputError as error:
-        print(f"error: {plain_error(error)}", file=sys.stderr)
-        return 2
+    return guarded(lambda: run(arguments))
 
 
 if __name__ == "__main__":

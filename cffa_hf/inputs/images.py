@@ -153,6 +153,10 @@ def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:
 
     Raises:
         InputError: the image is missing or cannot be read.
+
+    Example:
+        >>> load_pixels(Image.new("RGB", (20, 60), "white"), (96, 32)).shape
+        torch.Size([3, 96, 32])
     """
     height, width = image_size
     image = read_image(source).resize((width, height), Image.Resampling.BILINEAR)
@@ -173,6 +177,10 @@ def normalise_images(
 
     Returns:
         A float32 tensor of the same shape.
+
+    Example:
+        >>> normalise_images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).dtype
+        torch.float32
     """
     shape = (1, 3, 1, 1)
     offset = torch.tensor(mean, device=pixels.device).view(shape)

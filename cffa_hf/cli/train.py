@@ -1,0 +1,106 @@
+"""`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a person searcher."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from transformers import set_seed
+
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.arguments.training import CFFATrainingArguments
+from cffa_hf.command_line import run_guarded
+from cffa_hf.data.checks import check_images
+from cffa_hf.data.facts import is_rendered
+from cffa_hf.data.image_cache import cache_images
+from cffa_hf.data.leaks import warn_of_leaks
+from cffa_hf.data.loading import load_person_dataset
+from cffa_hf.data.seen import read_seen, seen_by_run
+from cffa_hf.names import public_name
+from cffa_hf.records.files import make_output_folder
+from cffa_hf.records.run import write_run_record
+from cffa_hf.training.lora import add_lora
+from cffa_hf.training.resume import checkpoint_to_resume
+from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
+from cffa_hf.training.start import starting_model
+from cffa_hf.training.trainer import CFFATrainer
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the settings, and keep other runs out of the folder.
+
+    Args:
+        words: Command line without the program's name; None: that of the process.
+
+    Raises:
+        InputError: If a setting or the data are wrong.
+    """
+    model_args, data_args, args = parse_arguments(words)
+    make_output_folder(args.output_dir)
+    with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
+        train(model_args, data_args, args)
+
+
+def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments) -> None:
+    """Read the data, make the model, train it, and save the part that embeds."""
+    checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+    if args.process_index == 0:
+        refuse_earlier_run(args.output_dir, resuming=checkpoint is not None, overwrite=args.overwrite_output_dir)
+    set_seed(args.seed)
+
+    with args.main_process_first(desc="reading the data"):
+        data = load_person_dataset(
+            str(data_args.dataset),
+            data_args.dataset_root,
+            annotation_file=data_args.annotation_file,
+            validation_identities=data_args.validation_identities,
+            test_identities=data_args.test_identities,
+            seed=data_args.split_seed,
+        )
+        if data_args.check_images:
+            check_images(data)
+            if args.should_save:
+                warn_of_leaks(data)
+    seen = None
+    if args.should_save:
+        seen = seen_by_run(
+            data,
+            str(public_name(data_args.dataset)),
+            is_rendered(data_args.dataset, data_args.dataset_root),
+            start=read_seen(model_args.init_from),
+            resumed=read_seen(checkpoint),
+            allow_shared_people=data_args.allow_shared_people,
+        )
+        print(f"{data_args.dataset}: {data.division.sentence}")
+
+    identities = len(set(data["train"]["person_id"]))
+    captions = (caption for captions in data["train"]["captions"] for caption in captions)
+    model: Any
+    model, processor = starting_model(model_args, captions, identities)
+    config = model.config
+    lora: Any = model_args.lora
+    if lora is not None:
+        model = add_lora(model, lora, model_args.init_from)
+    if data_args.cache_images:
+        with args.main_process_first(desc="caching images"):
+            for split in data.keys() & {"train", "validation"}:
+                data[split] = cache_images(data[split], config.image_size)
+    trainer = CFFATrainer(
+        model=model,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data.get("validation"),
+        processing_class=processor,
+        seen=seen,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_published()
+    trainer.save_state()
+    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    run_guarded(main)
