@@ -32,6 +32,8 @@ MODEL_FILES = (
     "*.safetensors.index.json",
     RUN_RECORD,
     SEEN_RECORD,
+    RESULTS,
+    TRAINING_PICTURE,
     *PICTURES,
 )
 
