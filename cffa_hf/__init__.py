@@ -1,4 +1,10 @@
-"""Text-based person retrieval with CFFA on the Hugging Face stack."""
+"""Text-based person retrieval with CFFA on the Hugging Face stack.
+
+The model classes are here at once; everything else is imported when it is asked for.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPProcessor
 
@@ -14,4 +20,41 @@ AutoModel.register(CFFAConfig, CFFAModel)
 AutoModelForPreTraining.register(CFFAConfig, CFFAForPreTraining)
 AutoProcessor.register(CFFAConfig, CLIPProcessor)
 
-__all__ = ["CFFAConfig", "CFFAForPreTraining", "CFFAModel", "CFFAOutput", "InputError", "__version__"]
+# Public name -> the room that it is in.
+DOORS = {
+    "CFFATrainer": "training",
+    "CFFATrainingArguments": "arguments",
+    "Gallery": "search",
+    "RetrievalEvaluator": "evaluation",
+    "convert": "checkpoints",
+    "load_person_dataset": "data",
+    "match_ranks": "metrics",
+    "model_for": "training",
+    "open_checkpoint": "checkpoints",
+    "publish_model": "publishing",
+    "retrieval_metrics": "metrics",
+}
+
+__all__ = [
+    "CFFAConfig",
+    "CFFAForPreTraining",
+    "CFFAModel",
+    "CFFAOutput",
+    "InputError",
+    "__version__",
+    *DOORS,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room when it is first asked for."""
+    if name not in DOORS:
+        raise AttributeError(f"module 'cffa_hf' has no attribute {name!r}")
+    value = getattr(import_module(f"cffa_hf.{DOORS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

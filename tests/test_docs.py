@@ -36,7 +36,7 @@ from tests.tiny import person_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
-DOCUMENTS.append("cffa_hf/person_retrieval/README.md")
+DOCUMENTS += ["CONTRIBUTING.md", "cffa_hf/person_retrieval/README.md"]
 LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py")
 LINKED += ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
 SHELL, OTHER = {"bash", "sh"}, {"", "html", "json", "python", "yaml"}
@@ -47,7 +47,10 @@ DEMO = f"{TRAIN} --image_size 48 16 --hidden_size 64 --num_layers 2 --projection
 DEMO += " --vocabulary_size 600 --context_length 40"
 # Regular expression of a whole command -> words that are appended.
 RUN = {
-    r"make (demo|test)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
+    r"accelerate launch -m cffa_hf\.cli\.train --config configs/own_data\.yaml --dataset my-data": (
+        f"{FROM_CLIP} --output_dir outputs/again --validation_identities 4 --test_identities 4"
+    ),
+    r"make (demo|test|fast-test|lint)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"

@@ -5,10 +5,11 @@ distributed.py, gradient_cache.py, lora.py, cpu_layers.py and cpu_memory.py are 
 run_folder.py, saving.py, resume.py and resume_checks.py lose no work; monitoring.py logs.
 """
 
-from cffa_hf.training.start import starting_model
+from cffa_hf.training.start import model_for, starting_model
 from cffa_hf.training.trainer import CFFATrainer
 
 __all__ = [
     "CFFATrainer",
+    "model_for",
     "starting_model",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor
 
@@ -117,3 +118,21 @@ def random_config(
     }
     vision = {**sizes, "patch_size": arguments.patch_size, "image_size": list(image_size)}
     return CFFAConfig(text_config=text, vision_config=vision, projection_dim=arguments.projection_dim, **fields)
+
+
+def model_for(train: Dataset, **settings: Any) -> tuple[CFFAForPreTraining, CLIPProcessor]:
+    """Make the model and the processor for a train split: what `starting_model` does, from the split itself.
+
+    Args:
+        train: A split in the dataset form, as `load_person_dataset` gives it.
+        **settings: Fields of ModelArguments: `init_from` (a CLIP or CFFA checkpoint; None: random weights), `image_size` ...
+
+    Raises:
+        InputError: As `starting_model`, or for a setting that there is not.
+    """
+    try:
+        arguments = ModelArguments(**settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model_for: {error}.") from error
+    captions = (caption for captions in train["captions"] for caption in captions)
+    return starting_model(arguments, captions, len(set(train["person_id"])))
