@@ -41,10 +41,13 @@ def test_importing_the_package_brings_nothing_but_the_model():
     assert module == "cffa_hf.metrics.ranking"
 
 
+NEEDED = {"train": ["--dataset", "x", "--output_dir", "y"], "evaluate": ["x"], "push": ["x", "--repo-id", "me/x"]}
+
+
 @pytest.mark.parametrize("program", sorted(PROGRAMS))
 def test_the_scripts_are_commands_and_their_mistakes_end_with_2(program, capsys):
     try:
-        status = main([program, "--nonsense_", "x"])
+        status = main([program, *NEEDED[program], "--nonsense_", "x"])
     except SystemExit as end:
         status = end.code
     assert status == 2

@@ -53,7 +53,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
     return guarded(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

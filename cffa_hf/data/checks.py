@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from tqdm.auto import tqdm
 
 from cffa_hf.errors import InputError
-from cffa_hf.inputs.images import read_image
+from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
 
 
 def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: bool = True) -> None:
@@ -83,7 +83,7 @@ def _report(failures: Sequence[tuple[str, int, str, str]], total: int) -> str:
 
 def _marker(dataset: DatasetDict) -> Path | None:
     """Name the file that remembers a successful check; None if an image is not a file or is missing."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(IMAGE_FORMATS).encode())
     for split in dataset.values():
         for source in split["image"]:
             if source is None or source["bytes"] is not None or not source["path"]:

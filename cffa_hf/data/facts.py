@@ -11,8 +11,11 @@ def is_rendered(dataset: str | None, root: str | None) -> bool:
     """Say whether a data set, as a config names it, is rendered demo data, people who do not exist."""
     spec = ANNOTATION_FORMATS.get((dataset or "").lower().replace("-", "_"))
     folder = Path(root or "").expanduser()
-    folders = [folder / spec.folder, folder] if spec else [folder / Path(dataset or "").expanduser()]
-    return any((folder / DEMO_MARKER).is_file() for folder in folders)
+    if spec is None:
+        folder = folder / Path(dataset or "").expanduser()
+    elif (folder / spec.folder).is_dir():
+        folder = folder / spec.folder
+    return (folder / DEMO_MARKER).is_file()
 
 
 def count_split(rows: Dataset) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The one way to a dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,17 @@ def _benchmark_in(folder: Path, annotation_file: str | Path | None) -> str | Non
 
 
 def _load_saved(folder: Path) -> DatasetDict | Dataset:
+    """Read what `save_to_disk` wrote; its splits and Arrow files are its own, whatever its JSON files name."""
     try:
+        parts = [folder]
+        if (folder / "dataset_dict.json").is_file():
+            splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            parts = [_own_file(folder, split) for split in splits]
+        for part in parts:
+            for entry in json.loads(_own_file(part, "state.json").read_text(encoding="utf-8"))["_data_files"]:
+                _own_file(part, entry["filename"])
         return datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: the saved dataset cannot be read ({error}); save it again.") from error
 
 
@@ -132,6 +141,14 @@ def _downloads_of(name: str) -> list[Path]:
     """Return the folders into which the files of a dataset on the Hub are downloaded and unpacked."""
     repository = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
     return [repository, Path(datasets.config.DOWNLOADED_DATASETS_PATH), Path(datasets.config.EXTRACTED_DATASETS_PATH)]
+
+
+def _own_file(folder: Path, name: str) -> Path:
+    """Return a file or folder directly in a folder; ValueError if it is elsewhere, through its name or as a link."""
+    path = folder / name
+    if Path(name).name != name or ":" in name or path.resolve().parent != folder.resolve():
+        raise ValueError(f"it names {name!r}, which is not in it")
+    return path
 
 
 def _load_from_hub(name: str) -> DatasetDict:

@@ -7,6 +7,7 @@ not kept from it.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -357,6 +358,8 @@ def _image_digest(image: dict[str, Any] | None) -> str:
     try:
         path = str((image or {}).get("path"))
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return ""
         return _file_digest(path, status.st_size, status.st_mtime_ns)
     except OSError:
         return ""

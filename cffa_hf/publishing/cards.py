@@ -128,6 +128,7 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         wrong_answers=text.wrong_answers(measured),
         known_source=bool(spec) and not rendered,
         english=english,
+        based=record.get("init_from") is not None,
         from_openai_clip=text.is_openai_clip(record),
         data=text.data_section(dataset, spec, rendered),
         settings=text.setting_rows(record),

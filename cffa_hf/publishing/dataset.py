@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image
-from datasets.table import InMemoryTable, embed_table_storage
+from datasets.table import InMemoryTable
 from huggingface_hub import CommitInfo
 
 from cffa_hf.data.division import PersonDatasetDict
@@ -75,15 +76,31 @@ def write_dataset_folder(
     for split, rows in data.items():
         shards = shard_bounds(rows)
         for number, (begin, end) in enumerate(shards):
-            shard = rows.select(range(begin, end)).cast_column("image", Image())
-            table = embed_table_storage(shard.with_format("arrow")[:])
+            shard = with_bytes(rows.select(range(begin, end)))
             path = out / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-            Dataset(InMemoryTable(table), info=shard.info).to_parquet(path)
+            shard.to_parquet(path)
     notes, kept = notes_and_metadata(readme, repo_id)
     counts = {str(split): count_split(rows) for split, rows in data.items()}
     division = data.division.sentence if isinstance(data, PersonDatasetDict) else ""
     card = dataset_card(counts, name, repo_id, rendered=rendered, division=division, notes=notes, kept=kept)
     card.save(out / "README.md")
+
+
+def with_bytes(rows: Dataset) -> Dataset:
+    """Put the content of every image file into its row, under its base name.
+
+    `datasets` would embed them too, but it takes `::` in a file's name for a place inside another file.
+    """
+    images = []
+    for image in rows["image"]:
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        images.append({"bytes": content, "path": Path(image["path"]).name if image["path"] else None})
+    columns = {name: rows[name][:] for name in rows.column_names if name != "image"}
+    features = rows.features.copy()
+    features["image"] = Image()
+    schema = features.arrow_schema
+    table = pa.table({name: images if name == "image" else columns[name] for name in schema.names}, schema=schema)
+    return Dataset(InMemoryTable(table))
 
 
 def shard_bounds(rows: Dataset) -> list[tuple[int, int]]:

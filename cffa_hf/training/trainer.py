@@ -103,9 +103,10 @@ class CFFATrainer(SafeTrainer):
     ):
         config = training_model(model).config
         if isinstance(train_dataset, datasets.Dataset):
+            pairs = training_pairs(train_dataset, config, processing_class)
             if seen is None and args.should_save:
                 seen = seen_splits(train_dataset, eval_dataset)
-            train_dataset = training_pairs(train_dataset, config, processing_class)
+            train_dataset = pairs
         if processing_class is not None:
             data_collator = data_collator or pair_collator(processing_class)
             training_transform = training_transform or training_transform_of(args, config, processing_class)

@@ -113,3 +113,21 @@ def test_annotation_file_is_for_benchmarks_only(tmp_path):
 def test_person_classes_are_contiguous_and_sorted():
     train = datasets.Dataset.from_dict({"person_id": [70, 3, 3, 11, 70]})
     assert person_classes(train) == {3: 0, 11: 1, 70: 2}
+
+
+@pytest.mark.parametrize("outside", ["../other/train", "/etc", "a::b", "link"])
+def test_a_saved_dataset_stays_within_its_folder(tmp_path, outside):
+    rows = {"image": [{"path": None, "bytes": b"x"}] * 4, "captions": [["a"]] * 4, "person_id": [1, 2, 3, 4]}
+    part = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image(decode=False))
+    datasets.DatasetDict(train=part).save_to_disk(str(tmp_path / "other"))
+    datasets.DatasetDict(train=part).save_to_disk(str(tmp_path / "saved"))
+    assert len(load_person_dataset(tmp_path / "saved")) == 3
+    (tmp_path / "saved" / "link").symlink_to(tmp_path / "other" / "train")
+    (tmp_path / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": [outside]}))
+    assert "which is not in it" in failure(tmp_path / "saved")
+    datasets.DatasetDict(train=part).save_to_disk(str(tmp_path / "again"))
+    state = json.loads((tmp_path / "again" / "train" / "state.json").read_text())
+    (tmp_path / "again" / "train" / "link").symlink_to(next((tmp_path / "other" / "train").glob("*.arrow")))
+    state["_data_files"] = [{"filename": outside}]
+    (tmp_path / "again" / "train" / "state.json").write_text(json.dumps(state))
+    assert "which is not in it" in failure(tmp_path / "again")
