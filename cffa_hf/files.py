@@ -60,7 +60,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
     Raises:
         InputError: If something is there, or the folder cannot be written.
     """
-    target = Path(target)
+    target = Path(target).absolute()
     partial = target.with_name(f".{target.name}.unfinished")
     try:
         if target.is_file() or (target.is_dir() and any(target.iterdir())):
@@ -72,6 +72,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
             yield partial
             for file in sorted(partial.rglob("*")):
                 if file.is_file():
+                    file.chmod(stat.S_IMODE(partial.stat().st_mode) & 0o666)  # weights too: as the umask says
                     _flush(file)
             os.replace(partial, target)
         except BaseException:

@@ -34,15 +34,17 @@ def test_what_is_written_replaces_what_was_there_and_may_be_read_as_the_umask_sa
     assert len(file_digest(tmp_path / "a.safetensors")) == 64
 
 
-def test_a_new_folder_is_whole_or_not_there(tmp_path):
+def test_a_new_folder_is_whole_or_not_there(tmp_path, umask):
     target = tmp_path / "out"
     target.mkdir()
     (tmp_path / ".out.unfinished").mkdir()
     (tmp_path / ".out.unfinished" / "left.txt").write_text("by a killed attempt")
     with new_folder(target) as folder:
         (folder / "a.txt").write_text("a")
+        (folder / "a.txt").chmod(0o600)
         assert not any(target.iterdir())
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "a.txt"]
+    assert (target / "a.txt").stat().st_mode & 0o777 == 0o644
     with pytest.raises(InputError, match="exists and is not empty"), new_folder(target):
         pass
     with pytest.raises(KeyError), new_folder(tmp_path / "other"):

@@ -48,7 +48,11 @@ def read_config(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"the config {path} does not exist") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"the config {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        # Not the text of the error: it quotes the line, which may hold a token.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        reason = problem or getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"the config {path} cannot be read as YAML: {where}{reason}") from error
     if not isinstance(content, dict):
         raise InputError(f"the config {path} must be a list of 'setting: value' lines")
     for name in content:

@@ -1,5 +1,6 @@
 """How a model is trained."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,6 +159,12 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
     def __getstate__(self) -> dict[str, Any]:
         """Leave tokens out of what is pickled: the Trainer writes its arguments beside every checkpoint."""
         return {name: None if name in SECRETS else value for name, value in self.__dict__.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CFFATrainingArguments":
+        """Keep the tokens in a copy within the process."""
+        clone = self.__class__.__new__(self.__class__)
+        clone.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return clone
 
 
 def computes_bfloat16(on_gpu: bool) -> bool:

@@ -161,7 +161,7 @@ class Gallery:
         vectors = f"gallery-{uuid.uuid4().hex[:16]}.safetensors"
         write_tensors(folder / vectors, tensors)
         index = {"format": FORMAT, "vectors": vectors, "sha256": file_digest(folder / vectors), "paths": self.paths}
-        write_text(folder / INDEX, json.dumps(index, ensure_ascii=False, indent=0) + "\n")
+        write_text(folder / INDEX, json.dumps(index, indent=0) + "\n")
         for old in (*folder.glob("gallery-*.safetensors"), folder / VECTORS):
             if old.name != vectors:
                 old.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ class Gallery:
                 raise ValueError("its paths are no texts")
             if embeddings.dtype != torch.float32 or not embeddings.isfinite().all():
                 raise ValueError("its embeddings are not finite numbers in float32")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise InputError(
                 f"{folder}: no gallery can be read from there ({error}); embed the images again."
             ) from error

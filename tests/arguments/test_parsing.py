@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import pickle
 from pathlib import Path
@@ -271,6 +272,7 @@ SECRET = "hf_" + "S3cretS3cretS3cret"
         (f"dataset: [{SECRET}]\n", []),
         (f"hub_tokne: {SECRET}\n", []),
         (f"{SECRET}: true\n", []),
+        ("hub_token: a secret of: another shape\n", []),
     ],
 )
 def test_a_token_is_never_printed(config, text, words):
@@ -292,5 +294,6 @@ def test_arguments_are_pickled_without_their_token(tmp_path):
     args = CFFATrainingArguments(output_dir=str(tmp_path), use_cpu=True, hub_token=SECRET, report_to="none")
     again = pickle.loads(pickle.dumps(args))
     assert (args.hub_token, again.hub_token) == (SECRET, None)
+    assert copy.deepcopy(args).hub_token == SECRET  # nothing is written
     assert again.learning_rate == args.learning_rate
     assert SECRET not in f"{args} {args.to_json_string()} {args.to_sanitized_dict()}"
