@@ -109,7 +109,8 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def core(inputs, query_ids, gallery_ids, _) -> dict:
-    from cffa_hf.metrics.ranking import match_ranks, match_ranks_from_scores, retrieval_metrics
+    from cffa_hf.metrics.averages import retrieval_metrics
+    from cffa_hf.metrics.ranking import match_ranks, match_ranks_from_scores
 
     rank = match_ranks if len(inputs) == 2 else match_ranks_from_scores
     metrics = retrieval_metrics(rank(*inputs, query_ids, gallery_ids))

@@ -8,7 +8,8 @@ import pytest
 
 # Every public function and every loss of these has an example.
 MODULES = (
-    *("cffa_hf.losses", "cffa_hf.metrics", "cffa_hf.metrics.significance", "cffa_hf.metrics.reranking"),
+    *("cffa_hf.losses", "cffa_hf.metrics.ranking", "cffa_hf.metrics.averages"),
+    *("cffa_hf.metrics.significance", "cffa_hf.metrics.reranking"),
     *("cffa_hf.inputs.captions", "cffa_hf.inputs.processor", "cffa_hf.inputs.images"),
 )
 WITHOUT = {

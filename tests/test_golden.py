@@ -21,7 +21,8 @@ from cffa_hf.losses import (
     multi_association_loss,
     similarity_distribution_matching_loss,
 )
-from cffa_hf.metrics.ranking import match_ranks_from_scores, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import match_ranks_from_scores
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
 from cffa_hf.training.trainer import CFFATrainer
 

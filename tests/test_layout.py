@@ -115,6 +115,13 @@ def test_manners(module):
     assert len(text.splitlines()) <= (700 if module == "cffa_hf.modeling_cffa" else 450)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_fit_on_a_page(module):
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert not [node.name for node in functions if node.end_lineno - node.lineno + 1 > 60]
+
+
 def test_no_module_is_named_like_a_dependency():
     names = {module.rpartition(".")[2] for module in MODULES}
     assert not names & {"datasets", "evaluate", "utils", "torch", "transformers", "accelerate", "tokenizers", "numpy"}

@@ -6,7 +6,8 @@ import evaluate
 import pytest
 import torch
 
-from cffa_hf.metrics.ranking import match_ranks, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import match_ranks
 from cffa_hf.person_retrieval.person_retrieval import metrics_from_embeddings, metrics_from_match_ranks
 
 REPOSITORY = Path(__file__).resolve().parents[1]

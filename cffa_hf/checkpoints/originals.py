@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,15 +126,7 @@ def read_config(
     """
     vision, text = find_layout(weights)
 
-    def shape(name: str, dimensions: int) -> torch.Size:
-        if name not in weights:
-            raise InputError(f"the checkpoint lacks {name}, from which a size is read")
-        if weights[name].ndim != dimensions:
-            raise InputError(
-                f"the checkpoint's {name} is {tuple(weights[name].shape)}, but must have {dimensions} dimensions"
-            )
-        return weights[name].shape
-
+    shape = partial(shape_of, weights)
     vision_width, _, patch, _ = shape(f"{vision}visual.conv1.weight", 4)
     vocabulary, text_width = shape(f"{text}token_embedding.weight", 2)
     patches = shape(f"{vision}visual.positional_embedding", 2)[0] - 1
@@ -147,17 +140,6 @@ def read_config(
     note = None
     if image_size is None and vision:
         note = f"image size {found_size[0]} x {found_size[1]} with stride {found_stride}"
-    fields: dict[str, Any] = {"use_flfr": False, "use_mlm": False, "use_identity": False}
-    table = name_table(weights)
-    if "visul_emb_layer.fc.weight" in table:
-        fields |= {"use_flfr": True, "local_dim": shape("visul_emb_layer.fc.weight", 2)[0]}
-    if "cross_attn.in_proj_weight" in table:
-        fields |= {
-            "use_mlm": True,
-            "cross_modal_layers": count_blocks(weights, "cross_modal_transformer.resblocks"),
-        }
-    if "classifier.weight" in table:
-        fields |= {"use_identity": True, "num_identities": shape("classifier.weight", 2)[0]}
     try:
         config = CFFAConfig(
             text_config={
@@ -182,13 +164,42 @@ def read_config(
             projection_dim=shape(f"{text}text_projection", 2)[1],
             stride=found_stride,
             select_ratio=PUBLISHED_RATIO if select_ratio is None else select_ratio,
-            **fields,
+            **head_fields(weights),
         )
+    except InputError:
+        raise
     except (StrictDataclassError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"these sizes make no model: {' '.join(str(error.__cause__ or error).split())}") from error
     return config, note
+
+
+def shape_of(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:
+    """Return the shape of a weight from which a size is read.
+
+    Raises:
+        InputError: If it is not there, or has not so many dimensions.
+    """
+    if name not in weights:
+        raise InputError(f"the checkpoint lacks {name}, from which a size is read")
+    if weights[name].ndim != dimensions:
+        raise InputError(
+            f"the checkpoint's {name} is {tuple(weights[name].shape)}, but must have {dimensions} dimensions"
+        )
+    return weights[name].shape
+
+
+def head_fields(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read from the weights which heads there are, and their sizes."""
+    fields: dict[str, Any] = {"use_flfr": False, "use_mlm": False, "use_identity": False}
+    table = name_table(weights)
+    if "visul_emb_layer.fc.weight" in table:
+        fields |= {"use_flfr": True, "local_dim": shape_of(weights, "visul_emb_layer.fc.weight", 2)[0]}
+    if "cross_attn.in_proj_weight" in table:
+        blocks = count_blocks(weights, "cross_modal_transformer.resblocks")
+        fields |= {"use_mlm": True, "cross_modal_layers": blocks}
+    if "classifier.weight" in table:
+        fields |= {"use_identity": True, "num_identities": shape_of(weights, "classifier.weight", 2)[0]}
+    return fields
 
 
 def square_size(patches: int, patch: int) -> tuple[int, int] | None:

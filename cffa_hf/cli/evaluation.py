@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cffa_hf.arguments.evaluation import parse_evaluation_arguments
-from cffa_hf.checkpoints.provenance import open_checkpoint
+from cffa_hf.arguments.evaluation import EvaluationArguments, parse_evaluation_arguments
+from cffa_hf.checkpoints.provenance import Checkpoint, open_checkpoint
 from cffa_hf.command_line import run_guarded
 from cffa_hf.data.seen import dataset_fingerprint, read_seen
-from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.evaluation.slices import query_groups, slice_metrics
-from cffa_hf.evaluation.split import load_split
+from cffa_hf.evaluation.split import EvaluationSplit, load_split
 from cffa_hf.evaluation.stress import stress
+from cffa_hf.metrics.ranking import MatchRanks
+from cffa_hf.names import RESULTS
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.results import (
     comparison_entry,
@@ -25,8 +27,9 @@ from cffa_hf.records.results import (
     write_results,
 )
 from cffa_hf.reporting.report import ReportFigure, write_report
+from cffa_hf.reporting.sections import overview, sections
 from cffa_hf.reporting.split_figures import draw_figures
-from cffa_hf.reporting.tables import comparison_table, format_table, metrics_table, slices_table, stress_table
+from cffa_hf.reporting.tables import format_table
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -53,55 +56,70 @@ def main(words: Sequence[str] | None = None) -> None:
     loaded = [load_split(data_args, options.split, seen, check_leaks=options.check_leaks) for data_args in run.datasets]
     set_aside_results(output_dir, checkpoint.weights_sha256)
     for part in loaded:
-        name, split, rows = part.dataset, part.split, part.rows
-        evaluator = RetrievalEvaluator(
-            rows, checkpoint.processor, batch_size=options.batch_size, num_workers=options.num_workers
-        )
+        evaluator = evaluator_of(part, checkpoint, options)
         embeddings = evaluator.embed(checkpoint.model, camera_aware=options.camera_aware)
         ranks = embeddings.text_to_image(), embeddings.image_to_text()
-        key = entry_key(earlier | entries, entries, name, split)
-        entry = entries[key] = split_entry(name, split, dataset_fingerprint(rows), *ranks)
+        key = entry_key(earlier | entries, entries, part.dataset, part.split)
+        entry = entries[key] = split_entry(part.dataset, part.split, dataset_fingerprint(part.rows), *ranks)
         entry |= {"camera_aware": options.camera_aware, "rendered": part.rendered}
         entry |= {"division": part.division, "shared": part.shared}
-        if options.confidence:
-            entry["confidence"] = confidence_entry(*ranks)
-        if other:
-            evaluator_of_other = RetrievalEvaluator(
-                rows, other.processor, batch_size=options.batch_size, num_workers=options.num_workers
-            )
-            embedded = evaluator_of_other.embed(other.model, camera_aware=options.camera_aware)
-            entry["comparison"] = comparison_entry(other, (embedded.text_to_image(), embedded.image_to_text()), ranks)
-        if options.rerank:
-            reranking, *reranked = embeddings.rerank(options.rerank_neighbours)
-            entry["reranking"] = reranking_entry(reranking.settings, ranks, (reranked[0], reranked[1]))
-        if options.slices:
-            entry["slices"] = slice_metrics(ranks[0], query_groups(rows))
-        if options.stress:
-            entry["stress"] = stress(checkpoint.model, rows, evaluator, embeddings)
+        entry |= analyses(part, checkpoint, other, options, evaluator, embeddings, ranks)
         prefix = "" if key == "test" else key.replace("/", "-") + "-"
-        figures[key] = draw_figures(output_dir, prefix, checkpoint, rows, embeddings, ranks, entry)
+        figures[key] = draw_figures(output_dir, prefix, checkpoint, part.rows, embeddings, ranks, entry)
 
     results = write_results(output_dir, checkpoint, entries)
-    print(f"{checkpoint.name} (checkpoint chosen on: {checkpoint.selected_on})")
-    print(format_table(metrics_table(entries), left=2))
-    for key, entry in entries.items():
-        print(*filter(None, [f"{key}: {entry['division']}", shared_sentence(entry)]), sep=" ")
-        if "comparison" in entry:
-            print(f"\n{key}: compared with {options.compare}")
-            print(format_table(comparison_table(entry["comparison"]), left=2))
-        if "reranking" in entry:
-            print(f"\n{key}: re-ranked by {options.rerank}")
-            print(format_table(comparison_table(entry["reranking"], ("plain", "re-ranked")), left=2))
-        if "stress" in entry:
-            print(f"\n{key}: text-to-image under disturbance")
-            print(format_table(stress_table(entry["stress"], entry["text_to_image"]), left=3))
-        if "slices" in entry:
-            print(f"\n{key}: text-to-image by group of captions")
-            print(format_table(slices_table(entry["slices"])))
-    written = ["results.json", *(figure.path.name for drawn in figures.values() for figure in drawn)]
+    written = [RESULTS, *(figure.path.name for drawn in figures.values() for figure in drawn)]
     if options.report:
         written.append(write_report(output_dir / "report.html", results, entries, figures).name)
+    print(f"{checkpoint.name} (checkpoint chosen on: {checkpoint.selected_on})")
+    print_entries(entries)
     print(f"\nwritten to {output_dir}: {', '.join(written)}")
+
+
+def evaluator_of(part: EvaluationSplit, checkpoint: Checkpoint, options: EvaluationArguments) -> RetrievalEvaluator:
+    """Prepare a split for a checkpoint."""
+    return RetrievalEvaluator(
+        part.rows, checkpoint.processor, batch_size=options.batch_size, num_workers=options.num_workers
+    )
+
+
+def analyses(
+    part: EvaluationSplit,
+    checkpoint: Checkpoint,
+    other: Checkpoint | None,
+    options: EvaluationArguments,
+    evaluator: RetrievalEvaluator,
+    embeddings: RetrievalEmbeddings,
+    ranks: tuple[MatchRanks, MatchRanks],
+) -> dict[str, Any]:
+    """Make the parts of an entry that were asked for beside its metrics."""
+    entry: dict[str, Any] = {}
+    if options.confidence:
+        entry["confidence"] = confidence_entry(*ranks)
+    if other:
+        embedded = evaluator_of(part, other, options).embed(other.model, camera_aware=options.camera_aware)
+        entry["comparison"] = comparison_entry(other, (embedded.text_to_image(), embedded.image_to_text()), ranks)
+    if options.rerank:
+        reranking, *reranked = embeddings.rerank(options.rerank_neighbours)
+        entry["reranking"] = reranking_entry(reranking.settings, ranks, (reranked[0], reranked[1]))
+    if options.slices:
+        entry["slices"] = slice_metrics(ranks[0], query_groups(part.rows))
+    if options.stress:
+        entry["stress"] = stress(checkpoint.model, part.rows, evaluator, embeddings)
+    return entry
+
+
+def print_entries(entries: dict[str, dict[str, Any]]) -> None:
+    """Print the metrics of all entries, how each was divided, and the sections of each, as the report has them."""
+    first = overview(entries)
+    print(format_table(first.table, left=first.left))
+    if first.text:
+        print(first.text)
+    for key, entry in entries.items():
+        print(*filter(None, [f"{key}: {entry['division']}", shared_sentence(entry)]), sep=" ")
+        for section in sections(entry):
+            print(f"\n{key}: {section.title[0].lower()}{section.title[1:]}")
+            print(format_table(section.table, left=section.left))
 
 
 if __name__ == "__main__":

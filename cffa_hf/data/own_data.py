@@ -372,16 +372,7 @@ def load_dataset_dict(
     origins: list[tuple[str, int]] = []
     kept: list[Dataset] = []
     for split, part in parts.items():
-        if "image" not in part.column_names:
-            present = ", ".join(part.column_names)
-            raise InputError(
-                f"{source}: the split {split!r} has no column 'image' (its columns are {present}); it needs image, "
-                "captions and person_id."
-            )
-        try:
-            images = part.select_columns(["image"]).cast_column("image", Image(decode=False))
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise InputError(f"{source}: the column 'image' of {split!r} holds no images ({error}).") from error
+        images = _images_of(part, split, source)
         kept.append(contain_images(images, f"{source} ({split})", folders))
         paths = pc.struct_field(images.with_format("arrow")[:].column("image"), "path").to_pylist()
         for row, entry in enumerate(part.remove_columns("image").to_list()):
@@ -399,15 +390,35 @@ def load_dataset_dict(
     divided_rows = assign_splits(
         rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
     )
-    all_images = concatenate_datasets(kept)
+    ids = [int(record.get("source_id", number)) for number, record in enumerate(records)]
+    result = _join(divided_rows, concatenate_datasets(kept), ids)
+    return PersonDatasetDict(result, division_between(rows, divided_rows, seed))
+
+
+def _images_of(part: Dataset, split: str, source: str) -> Dataset:
+    """Return the column of images of a split, not decoded."""
+    if "image" not in part.column_names:
+        present = ", ".join(part.column_names)
+        raise InputError(
+            f"{source}: the split {split!r} has no column 'image' (its columns are {present}); it needs image, "
+            "captions and person_id."
+        )
+    try:
+        return part.select_columns(["image"]).cast_column("image", Image(decode=False))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(f"{source}: the column 'image' of {split!r} holds no images ({error}).") from error
+
+
+def _join(divided_rows: Sequence[PersonRow], all_images: Dataset, ids: Sequence[int]) -> DatasetDict:
+    """Put validated rows and their images together, split by split; `ids` are the `image_id` of all rows."""
     result = DatasetDict()
     for split, chosen in groupby(
         sorted(divided_rows, key=lambda row: SPLITS.index(row.split or "train")), lambda row: row.split
     ):
         part_rows = list(chosen)
         columns = row_columns(part_rows)
-        columns["image_id"] = [records[row.image_id].get("source_id", row.image_id) for row in part_rows]
+        columns["image_id"] = [ids[row.image_id] for row in part_rows]
         texts = Dataset.from_dict(columns, features=Features({name: FEATURES[name] for name in columns}))
         joined = concatenate_datasets([all_images.select([row.image_id for row in part_rows]), texts], axis=1)
         result[str(split)] = joined.select_columns(list(FEATURES))
-    return PersonDatasetDict(result, division_between(rows, divided_rows, seed))
+    return result

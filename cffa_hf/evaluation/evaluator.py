@@ -20,7 +20,8 @@ from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError
 from cffa_hf.inference.modes import evaluation_mode
 from cffa_hf.inputs.images import normalise_images
-from cffa_hf.metrics.ranking import MatchRanks, match_ranks, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import MatchRanks, match_ranks
 from cffa_hf.metrics.reranking import KReciprocalReranking
 
 

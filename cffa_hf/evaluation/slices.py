@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cffa_hf.errors import InputError
-from cffa_hf.metrics.ranking import MatchRanks, per_query
+from cffa_hf.metrics.averages import per_query
+from cffa_hf.metrics.ranking import MatchRanks
 
 ATTRIBUTES = "attributes.jsonl"
 METRICS = ("rank1", "rank5", "rank10", "mAP", "mINP")

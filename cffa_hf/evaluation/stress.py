@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from cffa_hf.data.pairs import ImageDataset, Sample
 from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
-from cffa_hf.metrics.ranking import retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
 
 COLOR_PARAPHRASES = {
     "black": ("jet-black", "ebony"),

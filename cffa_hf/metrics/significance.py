@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cffa_hf.errors import InputError
-from cffa_hf.metrics.ranking import MatchRanks, per_query
+from cffa_hf.metrics.averages import per_query
+from cffa_hf.metrics.ranking import MatchRanks
 
 DRAWS_AT_ONCE = 2**22  # bounds the memory of one batch of resamples
 

@@ -7,8 +7,8 @@ import evaluate
 import numpy as np
 import torch
 
-from cffa_hf.metrics.ranking import MatchRanks, retrieval_metrics
-from cffa_hf.metrics.ranking import match_ranks as rank_matches
+from cffa_hf.metrics import MatchRanks, retrieval_metrics
+from cffa_hf.metrics import match_ranks as rank_matches
 
 DESCRIPTION = """\
 Rank-1/5/10 (any k), mAP and mINP of person retrieval, in percent. Rank-k is the share of queries with at least one

@@ -87,22 +87,8 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
     rendered = bool(dataset.get("rendered"))
     spec = known_format(dataset.get("name"))
     name = repo_id.rpartition("/")[2]
-    base = hub_name(record.get("init_from"))
-    english = rendered or spec is not None
     licence, licences = text.model_licence(dataset, spec, rendered, repo_id)
-    evaluated = evaluation_results(measured, rendered)
-    data = ModelCardData(
-        language="en" if english else None,
-        library_name="transformers",
-        pipeline_tag=PIPELINE_TAG,
-        base_model=base,
-        base_model_relation="finetune" if base else None,
-        datasets=[hub] if (hub := hub_name(dataset.get("name"))) else None,
-        tags=list(MODEL_TAGS),
-        model_name=name if evaluated else None,
-        eval_results=evaluated or None,
-        **licence,
-    )
+    data = model_metadata(name, record, measured, licence)
     merge_metadata(data, kept)
     sources = [file for file in (RUN_RECORD, RESULTS) if (folder / file).is_file()]
     return ModelCard.from_template(
@@ -127,7 +113,7 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         shared=text.shared_sentences(measured),
         wrong_answers=text.wrong_answers(measured),
         known_source=bool(spec) and not rendered,
-        english=english,
+        english=rendered or spec is not None,
         based=record.get("init_from") is not None,
         from_openai_clip=text.is_openai_clip(record),
         data=text.data_section(dataset, spec, rendered),
@@ -141,6 +127,28 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         begin_notes=BEGIN_NOTES,
         end_notes=END_NOTES,
         notes=notes,
+    )
+
+
+def model_metadata(
+    name: str, record: dict[str, Any], measured: list[dict[str, Any]], licence: dict[str, Any]
+) -> ModelCardData:
+    """Make the metadata of a model card from the records of its training and evaluation."""
+    dataset = mapping(record.get("dataset"))
+    rendered = bool(dataset.get("rendered"))
+    base, hub = hub_name(record.get("init_from")), hub_name(dataset.get("name"))
+    evaluated = evaluation_results(measured, rendered)
+    return ModelCardData(
+        language="en" if rendered or known_format(dataset.get("name")) else None,
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAG,
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=[hub] if hub else None,
+        tags=list(MODEL_TAGS),
+        model_name=name if evaluated else None,
+        eval_results=evaluated or None,
+        **licence,
     )
 
 

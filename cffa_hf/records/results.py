@@ -9,7 +9,8 @@ from typing import Any
 
 from cffa_hf.checkpoints.provenance import Checkpoint
 from cffa_hf.files import write_text
-from cffa_hf.metrics.ranking import MatchRanks, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
 from cffa_hf.names import DIRECTIONS, METRICS, RESULTS, TRAINING_PICTURE
 from cffa_hf.records.environment import package_versions

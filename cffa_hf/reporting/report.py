@@ -13,7 +13,7 @@ from PIL import Image
 from cffa_hf.errors import InputError
 from cffa_hf.records.results import shared_sentence
 from cffa_hf.reporting.pictures import DPI
-from cffa_hf.reporting.tables import Table, comparison_table, metrics_table, slices_table, stress_table
+from cffa_hf.reporting.sections import overview, sections
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,6 @@ class ReportFigure:
             return round(image.width / DPI * 120)
 
 
-@dataclass(frozen=True)
-class ReportTable:
-    """A table of a report.
-
-    Attributes:
-        title: above it.
-        text: what it shows.
-        lines: head and lines.
-        left: columns that are flush left.
-    """
-
-    title: str
-    text: str
-    lines: Table
-    left: int = 1
-
-
 def write_report(
     path: str | Path,
     results: Mapping[str, Any],
@@ -93,37 +76,11 @@ def write_report(
     page = environment.get_template("report.html").render(
         results=results,
         shared_sentence=shared_sentence,
-        overview=ReportTable("Retrieval", "", metrics_table(entries), left=2),
-        sections=[(entry, entry_tables(entry), figures.get(key, ())) for key, entry in entries.items()],
+        overview=overview(entries),
+        sections=[(entry, sections(entry), figures.get(key, ())) for key, entry in entries.items()],
     )
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
     return path
-
-
-def entry_tables(entry: Mapping[str, Any]) -> list[ReportTable]:
-    """Return the tables that an entry has beside its metrics."""
-    tables = []
-    if comparison := entry.get("comparison"):
-        text = (
-            "Difference in percentage points (this minus the other) on the same queries, with its 95% paired bootstrap "
-            "interval; p of a sign-flip permutation test. Identities are the unit of both."
-        )
-        title = f"Compared with {comparison['other']['name']}"
-        tables.append(ReportTable(title, text, comparison_table(comparison), left=2))
-    if reranking := entry.get("reranking"):
-        text = (
-            f"{reranking['method']} with {reranking['neighbours']} neighbours, {reranking['query_neighbours']} of the "
-            f"query, weight {reranking['weight']}; difference and test as between two checkpoints."
-        )
-        table = comparison_table(reranking, ("plain", "re-ranked"))
-        tables.append(ReportTable("Re-ranking", text, table, left=2))
-    if disturbances := entry.get("stress"):
-        text = "Text-to-image, with captions or images disturbed more and more."
-        tables.append(ReportTable("Robustness", text, stress_table(disturbances, entry["text_to_image"]), left=3))
-    if groups := entry.get("slices"):
-        text = "Text-to-image, by length of the caption and by what it mentions."
-        tables.append(ReportTable("Slices", text, slices_table(groups)))
-    return tables

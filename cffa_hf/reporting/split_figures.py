@@ -10,7 +10,8 @@ from cffa_hf.checkpoints.provenance import Checkpoint
 from cffa_hf.evaluation.evaluator import RetrievalEmbeddings
 from cffa_hf.evaluation.ranked_queries import hardest_queries, rank_queries, sample_queries
 from cffa_hf.inference.chosen_tokens import select
-from cffa_hf.metrics.ranking import MatchRanks, cumulative_match_curve
+from cffa_hf.metrics.averages import cumulative_match_curve
+from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.reporting.charts import cmc_figure, stress_figure
 from cffa_hf.reporting.pictures import ranking_figure, save_figure, selection_figure
 from cffa_hf.reporting.report import ReportFigure

@@ -138,6 +138,20 @@ def joined(parts: list[ChosenTokens]) -> ChosenTokens:
     return whole
 
 
+def encoded_without_graph(
+    model: nn.Module, chunks: list[dict[str, Any]], device: torch.device
+) -> tuple[list[Any], ChosenTokens]:
+    """Encode all chunks, keeping what the encoders hand on and the random state before each chunk."""
+    states, parts = [], []
+    names = ("input_ids", "attention_mask", "pixel_values")
+    for chunk in chunks:
+        states.append(random_state(device))
+        with torch.no_grad(), recorded_refinement(model) as recorder:
+            output = model(**{name: chunk[name] for name in names if name in chunk})
+        parts.append(recorder.chosen(output))
+    return states, joined(parts)
+
+
 def cached_backward(
     model: nn.Module,
     inputs: dict[str, Any],
@@ -171,16 +185,7 @@ def cached_backward(
         for start in range(0, len(inputs["input_ids"]), chunk_size)
     ]
     device = inputs["input_ids"].device
-    states, parts = [], []
-    for chunk in chunks:
-        states.append(random_state(device))
-        names = ("input_ids", "attention_mask", "pixel_values")
-        with torch.no_grad(), recorded_refinement(model) as recorder:
-            output = model(**{name: chunk[name] for name in names if name in chunk})
-        parts.append(recorder.chosen(output))
-
-    whole = joined(parts)
-    del parts, output, recorder
+    states, whole = encoded_without_graph(model, chunks, device)
     terms = batch_terms(whole)
     with without_sync():
         backward(torch.stack(list(terms.values())).sum() / divisor)

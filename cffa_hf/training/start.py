@@ -72,8 +72,23 @@ def starting_model(
             tokenizer = load_tokenizer(arguments.tokenizer)
         model = CFFAForPreTraining(random_config(arguments, image_size, len(tokenizer), fields))
         return model, build_processor(tokenizer, image_size, arguments.context_length)
+    return model_of_checkpoint(arguments, arguments.init_from, image_size, fields)
 
-    origin = arguments.init_from
+
+def model_of_checkpoint(
+    arguments: ModelArguments, origin: str, image_size: tuple[int, int], fields: dict[str, Any]
+) -> tuple[CFFAForPreTraining, CLIPProcessor]:
+    """Make the model and the processor out of a checkpoint.
+
+    Args:
+        arguments: Of the run.
+        origin: A file, a folder or a name on the Hub.
+        image_size: Height and width in pixels.
+        fields: Of the model's configuration, as the arguments say; what the checkpoint has of its own wins.
+
+    Raises:
+        InputError: As `starting_model`.
+    """
     if is_weights_file(origin) and arguments.tokenizer is None:
         raise InputError(
             f"init_from: {origin} has no tokenizer with it: set 'tokenizer' to a CLIP tokenizer "

@@ -7,7 +7,8 @@ from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.slices import attribute_groups, length_groups, query_groups, slice_metrics
-from cffa_hf.metrics.ranking import MatchRanks, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import MatchRanks
 from tests.tiny import person_rows
 
 

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from cffa_hf.errors import InputError
-from cffa_hf.metrics.ranking import (
-    MatchRanks,
-    cumulative_match_curve,
-    match_ranks,
-    match_ranks_from_scores,
-    per_query,
-    retrieval_metrics,
-)
+from cffa_hf.metrics.averages import cumulative_match_curve, per_query, retrieval_metrics
+from cffa_hf.metrics.ranking import MatchRanks, match_ranks, match_ranks_from_scores
 
 KS = (1, 2, 5, 10)
 

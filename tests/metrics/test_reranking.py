@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import cffa_hf.metrics.reranking as reranking_module
 from cffa_hf.errors import InputError
-from cffa_hf.metrics.ranking import match_ranks, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import match_ranks
 from cffa_hf.metrics.reranking import KReciprocalReranking, neighbour_shares
 
 

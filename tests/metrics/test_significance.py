@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cffa_hf.errors import InputError
-from cffa_hf.metrics.ranking import MatchRanks, match_ranks, retrieval_metrics
+from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.metrics.ranking import MatchRanks, match_ranks
 from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
 
 METRICS = ["rank1", "rank5", "rank10", "mAP", "mINP"]
