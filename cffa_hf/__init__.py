@@ -3,22 +3,28 @@
 The model classes are here at once; everything else is imported when it is asked for.
 """
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPProcessor
-
-from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError
-from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel, CFFAOutput
 from cffa_hf.version import VERSION
 
 __version__ = VERSION
 
-AutoConfig.register(CFFAConfig.model_type, CFFAConfig)
-AutoModel.register(CFFAConfig, CFFAModel)
-AutoModelForPreTraining.register(CFFAConfig, CFFAForPreTraining)
-AutoProcessor.register(CFFAConfig, CLIPProcessor)
+_words = getattr(sys, "argv", [""]) or [""]
+# `cffa-hf --help` and `cffa-hf --version` need no model: without one they come at once.
+if Path(_words[0]).stem != "cffa-hf" or any(not word.startswith("-") for word in _words[1:]):
+    from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPProcessor
+
+    from cffa_hf.configuration_cffa import CFFAConfig
+    from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel, CFFAOutput
+
+    AutoConfig.register(CFFAConfig.model_type, CFFAConfig)
+    AutoModel.register(CFFAConfig, CFFAModel)
+    AutoModelForPreTraining.register(CFFAConfig, CFFAForPreTraining)
+    AutoProcessor.register(CFFAConfig, CLIPProcessor)
 
 # Public name -> the room that it is in.
 DOORS = {

@@ -90,3 +90,16 @@ def test_data_that_do_not_fit_the_model_are_refused_before_training(tmp_path):
         cffa_hf.CFFATrainer(model, args, train_dataset=rows.remove_columns("captions"), processing_class=processor)
     with pytest.raises(InputError, match="hidden_sise"):
         cffa_hf.model_for(rows, hidden_sise=3)
+
+
+def test_help_of_the_command_comes_without_a_model():
+    code = (
+        "import sys; sys.argv = ['cffa-hf', '--help']\n"
+        "from cffa_hf.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "0 False False"
+    assert all(name in done.stdout for name in ("train", "evaluate", "push", "search", "convert"))
