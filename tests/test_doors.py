@@ -38,7 +38,7 @@ def test_importing_the_package_brings_nothing_but_the_model():
     assert "datasets" not in loaded
     assert "matplotlib" not in loaded
     assert "evaluate" not in loaded
-    assert module == "cffa_hf.metrics.ranking"
+    assert module == "cffa_hf.metrics.averages"
 
 
 NEEDED = {"train": ["--dataset", "x", "--output_dir", "y"], "evaluate": ["x"], "push": ["x", "--repo-id", "me/x"]}

@@ -12,9 +12,9 @@ from torch import Tensor
 from cffa_hf.errors import InputError
 from cffa_hf.metrics.averages import per_query
 from cffa_hf.metrics.ranking import MatchRanks
+from cffa_hf.names import METRICS
 
 ATTRIBUTES = "attributes.jsonl"
-METRICS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 SMALLEST = 5
 """A slice of fewer queries than this is not reported."""
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from cffa_hf.data.pairs import ImageDataset, Sample
 from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.metrics.averages import retrieval_metrics
+from cffa_hf.names import METRICS
 
 COLOR_PARAPHRASES = {
     "black": ("jet-black", "ebony"),
@@ -198,7 +199,7 @@ def disturb_captions(
 
 def _metrics(embeddings: RetrievalEmbeddings) -> dict[str, float]:
     metrics = retrieval_metrics(embeddings.text_to_image())
-    return {name: metrics[name] for name in ("rank1", "rank5", "rank10", "mAP", "mINP")}
+    return {name: metrics[name] for name in METRICS}
 
 
 def _change_words(caption: str, share: float, rng: random.Random, change: Callable[[str], str]) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cffa_hf.errors import InputError
-from cffa_hf.names import STATE_FILE
+from cffa_hf.names import RUN_RECORD, STATE_FILE
 
 LOCK, HOLDER = ".run.lock", ".run.holder"
-MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "run.json", STATE_FILE)
+MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", RUN_RECORD, STATE_FILE)
 
 
 def refuse_earlier_run(folder: str | Path, *, resuming: bool, overwrite: bool) -> None:
