@@ -30,6 +30,7 @@ if Path(_words[0]).stem != "cffa-hf" or any(not word.startswith("-") for word in
 DOORS = {
     "CFFATrainer": "training",
     "CFFATrainingArguments": "arguments",
+    "Embedder": "inference",
     "Gallery": "search",
     "RetrievalEvaluator": "evaluation",
     "convert": "checkpoints",

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -18,8 +17,7 @@ from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.pairs import CaptionDataset, ImageDataset
 from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError
-from cffa_hf.inference.modes import evaluation_mode
-from cffa_hf.inputs.images import normalise_images
+from cffa_hf.inference.embedder import Embedder
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks, match_ranks
 from cffa_hf.metrics.reranking import KReciprocalReranking
@@ -108,7 +106,7 @@ class RetrievalEvaluator:
         progress: bool = True,
     ):
         size = processor.image_processor.size
-        self.tokenizer = processor.tokenizer
+        self.processor, self.tokenizer = processor, processor.tokenizer
         self.images = ImageDataset(rows, (size["height"], size["width"]))
         self.captions = self.caption_dataset(rows)
         self.cameras: list[str | None] = rows["camera"][:] if "camera" in rows.column_names else []
@@ -159,8 +157,7 @@ class RetrievalEvaluator:
             images: The split's own, or others made of them.
             what: Their name on the progress bar.
         """
-        with evaluation_mode(model):
-            return self._encode(model, images, np.arange(len(images)), what)  # type: ignore[arg-type]
+        return self._encode(model, images, np.arange(len(images)), what)  # type: ignore[arg-type]
 
     def embed_captions(self, model: nn.Module, captions: CaptionDataset, what: str = "captions") -> Tensor:
         """Embed captions in order of their length, `(captions, width)`, float32, on the CPU, in their own order.
@@ -171,8 +168,7 @@ class RetrievalEvaluator:
             what: Their name on the progress bar.
         """
         lengths = np.array([len(captions.input_ids(index)) for index in range(len(captions))])
-        with evaluation_mode(model):
-            return self._encode(model, captions, np.argsort(lengths, kind="stable"), what)
+        return self._encode(model, captions, np.argsort(lengths, kind="stable"), what)
 
     def _encode(self, model: nn.Module, dataset: Dataset, order: np.ndarray, what: str) -> Tensor:
         """Encode a dataset in the given order; rows of the result stand as in the dataset."""
@@ -186,18 +182,8 @@ class RetrievalEvaluator:
             worker_init_fn=SignalsLeftToMain(),
             generator=torch.Generator(),  # else it draws from the global one, and evaluating would change training
         )
-        encoder: Any = model
-        device = next(model.parameters()).device
-        parts = []
         bar = tqdm(loader, desc=f"Encoding {what}", disable=not (self.progress and state.is_main_process), leave=False)
-        for batch in bar:
-            if "pixel_values" in batch:
-                pixels = normalise_images(batch["pixel_values"].to(device, non_blocking=True))
-                parts.append(encoder.get_image_features(pixels).float().cpu())
-            else:
-                ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-                parts.append(encoder.get_text_features(ids, mask).float().cpu())
-        encoded = torch.cat(parts) if parts else torch.empty(0)
+        encoded = Embedder(model, self.processor, batch_size=self.batch_size).encode(bar)
         gathered = gather_object([(share, encoded)]) if state.num_processes > 1 else [(share, encoded)]
         result = torch.empty(len(order), next(part.shape[1] for _, part in gathered if len(part)))
         for rows, part in gathered:

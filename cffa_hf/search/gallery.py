@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,9 @@ from transformers import CLIPProcessor
 
 from cffa_hf.errors import InputError
 from cffa_hf.files import file_digest, write_tensors, write_text
+from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inference.modes import evaluation_mode
-from cffa_hf.inputs.images import IMAGE_SUFFIXES, ImageSource, load_pixels, normalise_images
-from cffa_hf.inputs.processor import encode_captions
+from cffa_hf.inputs.images import IMAGE_SUFFIXES, ImageSource, load_pixels
 from cffa_hf.modeling_cffa import CFFAModel
 
 FORMAT = 2
@@ -93,31 +93,33 @@ class Gallery:
         """
         size = processor.image_processor.size
         read = partial(_read, image_size=(size["height"], size["width"]))
-        device = next(model.parameters()).device
-        kept, embeddings, failures = [], [], []
+        kept: list[str] = []
+        failures: list[str] = []
         bar = tqdm(total=len(paths), desc="Embedding images", unit="image", disable=not progress, leave=False)
-        with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, evaluation_mode(model):
+
+        def batches(pool: ThreadPoolExecutor) -> Iterator[dict[str, Tensor]]:
             for start in range(0, len(paths), batch_size):
                 pixels = []
-                for path, result in zip(
-                    paths[start : start + batch_size], pool.map(read, images[start : start + batch_size]), strict=True
-                ):
+                names = paths[start : start + batch_size]
+                for path, result in zip(names, pool.map(read, images[start : start + batch_size]), strict=True):
                     if isinstance(result, InputError):
                         failures.append(str(result))
                     else:
                         pixels.append(result)
                         kept.append(path)
                 if pixels:
-                    batch = normalise_images(torch.stack(pixels).to(device))
-                    embeddings.append(model.get_image_features(batch).float().cpu())
-                bar.update(min(batch_size, len(paths) - start))
+                    yield {"pixel_values": torch.stack(pixels)}
+                bar.update(len(names))
+
+        with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            embeddings = Embedder(model, processor).encode(batches(pool))
         if not kept:
             raise InputError(
                 f"None of the {len(paths)} images can be read: {failures[0] if failures else 'none given'}"
             )
         if failures:
             warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=2)
-        return cls(model, processor, torch.cat(embeddings), kept)
+        return cls(model, processor, embeddings, kept)
 
     @classmethod
     def from_folder(
@@ -201,10 +203,7 @@ class Gallery:
 
 def embed_sentence(model: CFFAModel, processor: CLIPProcessor, sentence: str) -> Tensor:
     """Embed one sentence as a unit vector `(width,)` on the CPU; it is cleaned and cut like a caption of a dataset."""
-    tokenizer = processor.tokenizer
-    ids = encode_captions(tokenizer, [sentence], tokenizer.model_max_length)
-    with evaluation_mode(model):
-        return model.get_text_features(torch.tensor(ids, device=next(model.parameters()).device))[0].float().cpu()
+    return Embedder(model, processor).captions([sentence])[0]
 
 
 def find_images(folder: str | Path) -> list[str]:
