@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import ctypes, resource
-from cffa_hf.cpu_memory import kept_memory
+from cffa_hf.training.cpu_memory import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
