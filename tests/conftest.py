@@ -1,5 +1,7 @@
 """Fixtures that every test may use."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,14 @@ def larger_golden_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("the larger recordings are not beside this checkout; those of tests/golden are checked")
     return folder
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    """Run the evaluation script in this process."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["run_eval.py", *map(str, words)])
+        runpy.run_path(str(REPOSITORY / "run_eval.py"), run_name="__main__")
+
+    return run

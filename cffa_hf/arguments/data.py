@@ -1,6 +1,7 @@
 """Where the data are."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -38,3 +39,15 @@ class DataArguments:
         """Refuse a run without data."""
         if self.dataset is None:
             raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Return what `load_person_dataset` needs to know, as its arguments."""
+        return {
+            "dataset": str(self.dataset),
+            "root": self.dataset_root,
+            "annotation_file": self.annotation_file,
+            "validation_identities": self.validation_identities,
+            "test_identities": self.test_identities,
+            "seed": self.split_seed,
+        }

@@ -50,14 +50,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
     set_seed(args.seed)
 
     with args.main_process_first(desc="reading the data"):
-        data = load_person_dataset(
-            str(data_args.dataset),
-            data_args.dataset_root,
-            annotation_file=data_args.annotation_file,
-            validation_identities=data_args.validation_identities,
-            test_identities=data_args.test_identities,
-            seed=data_args.split_seed,
-        )
+        data = load_person_dataset(**data_args.source)
         if data_args.check_images:
             check_images(data)
             if args.should_save:

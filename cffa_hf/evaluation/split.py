@@ -59,21 +59,14 @@ def load_split(
             checkpoint was trained or chosen on, unless that split itself is asked for or `allow_shared_people` is set.
     """
     name, rendered = str(public_name(data_args.dataset)), is_rendered(data_args.dataset, data_args.dataset_root)
-    data = load_person_dataset(
-        str(data_args.dataset),
-        data_args.dataset_root,
-        annotation_file=data_args.annotation_file,
-        validation_identities=data_args.validation_identities,
-        test_identities=data_args.test_identities,
-        seed=data_args.split_seed,
-    )
-    if data_args.check_images:
-        check_images(DatasetDict({split: data[split]}) if split in data else data)
+    data = load_person_dataset(**data_args.source)
     record = next(iter(seen.values()), None)
     if record is not None:
         data = record.divide(data, name, rendered)
     if split not in data:
         raise InputError(f"{name} has no {split} split, only {', '.join(data)}; choose one of these with --split.")
+    if data_args.check_images:
+        check_images(DatasetDict({split: data[split]}))
     if check_leaks:
         warn_of_leaks(data)
     marks: list[dict[str, Any]] | None = None

@@ -26,7 +26,7 @@ from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
-from cffa_hf.data.seen import SeenData, seen_splits
+from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.callback import RetrievalEvaluationCallback
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
@@ -347,6 +347,8 @@ class CFFATrainer(SafeTrainer):
         if self.args.should_save:
             output_dir = output_dir or self.run_folder
             with explained_writes("the model", output_dir, self.run_folder):
+                # Killed in between, a model without a record is better than one with that of other weights.
+                (Path(output_dir) / SEEN_RECORD).unlink(missing_ok=True)
                 save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir, weights)
                 self.processing_class.save_pretrained(output_dir)
                 self._save_records(output_dir)

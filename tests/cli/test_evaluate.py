@@ -1,6 +1,5 @@
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,17 +33,6 @@ def world(tmp_path_factory):
     state = {"best_model_checkpoint": "x/checkpoint-4", "best_global_step": 4, "global_step": 4}
     (folder / "model" / "trainer_state.json").write_text(json.dumps(state))
     return folder
-
-
-@pytest.fixture
-def evaluate(monkeypatch):
-    """Run the script in this process."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["run_eval.py", *map(str, words)])
-        runpy.run_path(str(REPOSITORY / "run_eval.py"), run_name="__main__")
-
-    return run
 
 
 def run_eval(*words):

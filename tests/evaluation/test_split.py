@@ -1,8 +1,7 @@
 """From training to evaluation: people are divided once, and what was seen is refused or marked everywhere."""
 
 import json
-import runpy
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,17 +41,6 @@ def model(people):
     tiny_processor(data["train"]).save_pretrained(folder)
     seen_by_run(data, "people", False).write(folder)
     return folder
-
-
-@pytest.fixture
-def evaluate(monkeypatch):
-    """Run the script in this process."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["run_eval.py", *map(str, words)])
-        runpy.run_path(str(REPOSITORY / "run_eval.py"), run_name="__main__")
-
-    return run
 
 
 def ids(rows):
@@ -108,6 +96,18 @@ def test_seen_people_are_refused_or_marked_on_screen_record_report_and_card(peop
     assert shared_sentence(entry) in (tmp_path / "out" / "README.md").read_text()
     assert read_seen(tmp_path / "out") == read_seen(model)
     (people.parent / "metadata.jsonl").unlink()
+
+
+def test_what_is_checked_is_what_is_evaluated(people, model, tmp_path):
+    folder = tmp_path / "people"
+    shutil.copytree(people, folder)
+    expected = load_person_dataset(people, seed=3)["test"]  # the division of the model's run, not that of seed 0
+    moved = next(
+        path for path in expected["file_path"] if path not in load_person_dataset(people, seed=0)["test"]["file_path"]
+    )
+    (folder / moved).write_bytes((folder / moved).read_bytes()[:60])
+    with pytest.raises(InputError, match=rf"1 of .* images is missing or cannot be read.*{moved}"):
+        load_split(DataArguments(dataset=str(folder)), "test", {"model": read_seen(model)})
 
 
 def test_a_compared_checkpoint_may_not_have_seen_the_test_either(people, model, tmp_path):

@@ -13,6 +13,7 @@ from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset
+from cffa_hf.errors import RunStopped
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
 from cffa_hf.training.trainer import CFFATrainer
 from tests.tiny import images, person_rows, tiny_model, tiny_processor
@@ -447,3 +448,12 @@ def test_bfloat16_autocast(data, tmp_path):
     assert all(math.isfinite(entry["loss"]) for entry in training_entries(trainer))
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     assert any("eval_rank1" in entry for entry in trainer.state.log_history)
+
+
+def test_a_model_that_cannot_be_saved_leaves_no_record_of_other_data_beside_it(data, tmp_path):
+    trainer = new_trainer(data, tmp_path, **QUIET)
+    (tmp_path / "seen.json").write_text("of an earlier run")
+    (tmp_path / "model.safetensors").mkdir()  # where the weights cannot be written
+    with pytest.raises(RunStopped, match="the model could not be written"):
+        trainer.save_published()
+    assert not (tmp_path / "seen.json").exists()
