@@ -20,6 +20,7 @@ from cffa_hf.data.seen import read_seen, seen_by_run
 from cffa_hf.names import public_name
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
+from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.resume import checkpoint_to_resume
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
@@ -38,8 +39,11 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     model_args, data_args, args = parse_arguments(words)
     make_output_folder(args.output_dir)
-    with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
-        train(model_args, data_args, args)
+    try:
+        with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
+            train(model_args, data_args, args)
+    finally:
+        leave_process_group()
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments) -> None:

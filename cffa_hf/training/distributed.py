@@ -5,6 +5,7 @@ backward pass, and distributed training then averages the parameters' gradients 
 the gradient of one process with the whole batch, without any factor.
 """
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,18 @@ from torch import Tensor, nn
 def process_count() -> int:
     """Return the number of processes that train together; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leave_process_group() -> None:
+    """Close the connections to the other processes; nothing without distributed training.
+
+    The threads of a process group free tensors that belong to Python. One that does so while the interpreter shuts down
+    aborts the process, and the launcher calls the whole training failed. They end only once nobody refers to the group,
+    and the trainer refers to it in circles: hence the collection.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 class GatherRows(torch.autograd.Function):

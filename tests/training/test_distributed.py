@@ -292,6 +292,34 @@ def test_synchronised_norm_has_the_same_state_and_one_process_result():
         assert torch.equal(synced.train(mode)(rows), plain.train(mode)(rows))
 
 
+HOLD_THE_GROUP_AND_LEAVE = """
+import os, torch, torch.distributed as dist
+from cffa_hf.training.distributed import leave_process_group
+
+def threads():
+    names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+    return sum("gloo" in name for name in names)
+
+def train():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    holder = {"model": torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))}
+    holder["itself"] = holder
+    holder["model"](torch.ones(3, 2)).sum().backward()
+    assert threads() > 0
+
+train()
+leave_process_group()
+assert threads() == 0, threads()
+leave_process_group()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of threads from /proc")
+def test_no_thread_of_the_process_group_is_left_when_a_training_ends():
+    ended = subprocess.run([sys.executable, "-c", HOLD_THE_GROUP_AND_LEAVE], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 CONFIGS = REPOSITORY / "configs" / "accelerate"
 SMALL_RUN = ["--config", "configs/demo.yaml", "--use_cpu", "true", "--max_steps", "1", "--precision", "float32"]
 SMALL_RUN += ["--per_device_train_batch_size", "8", "--hidden_size", "64", "--num_layers", "1", "--local_dim", "32"]
