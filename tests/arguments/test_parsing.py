@@ -166,7 +166,7 @@ def test_dictionaries_where_they_are_wanted(config):
         ("learning_rate:\n", ["learning_rate"]),
         ("image_size: null\n", ["image_size"]),
         ("use_mlm: null\n", ["use_mlm"]),
-        ("alignment_loss: contrastive\n", ["alignment_loss", "mal, triplet, info_nce, sdm"]),
+        ("alignment_loss: contrastive\n", ["alignment_loss", "mal, triplet, info_nce, sdm, cmpm"]),
         ("mal_scale: size\n", ["mal_scale", "temperature"]),
         ("precision: float8\n", ["precision", "float32"]),
         ("lr_scheduler_type: zigzag\n", ["zigzag", "SchedulerType", "cosine"]),
