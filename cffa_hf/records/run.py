@@ -15,6 +15,7 @@ from transformers import Trainer
 from cffa_hf.arguments.data import DataArguments
 from cffa_hf.arguments.model import ModelArguments, RandomWeightsArguments
 from cffa_hf.arguments.training import CFFATrainingArguments, CorruptionSettings
+from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.seen import SeenData
 from cffa_hf.files import write_text
@@ -43,6 +44,7 @@ def write_run_record(
     dataset_dict: DatasetDict,
     trainer: Trainer,
     seen: SeenData | None = None,
+    noise: CaptionNoise | None = None,
 ) -> None:
     """Write `run.json` after training; only the first process writes.
 
@@ -54,6 +56,7 @@ def write_run_record(
         dataset_dict: The data that were read.
         trainer: After `train()`.
         seen: What the run has seen; None: not recorded.
+        noise: How the captions of the train split were shuffled; None: they were not.
     """
     if not trainer.is_world_process_zero():
         return
@@ -72,6 +75,7 @@ def write_run_record(
                 split: count_split(rows) | ({"fingerprint": own.splits[split].fingerprint} if own else {})
                 for split, rows in dataset_dict.items()
             },
+            "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
         },
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {
