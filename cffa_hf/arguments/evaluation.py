@@ -35,6 +35,9 @@ class EvaluationArguments:
     )
     confidence: bool = field(default=False, metadata={"help": "95%% bootstrap intervals over identities"})
     compare: str | None = field(default=None, metadata={"help": "Another checkpoint: paired test on the same queries"})
+    compare_published: bool = field(
+        default=False, metadata={"help": "Beside the results that papers report on this benchmark's test split"}
+    )
     stress: bool = field(default=False, metadata={"help": "Evaluate with disturbed captions and images"})
     rerank: str | None = field(
         default=None,
