@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from cffa_hf.files import write_text  # noqa: E402
+from cffa_hf.files import write_text
 
 BOOTSTRAPS, EXCHANGES = 2000, 10_000
 BEGIN, END = "<!-- begin: written by benchmarks/ablation.py -->", "<!-- end -->"
@@ -54,7 +54,7 @@ class Measured:
 def read_cell(cell: Any, seeds: list[int], folder: Path) -> Measured:
     """Read the results of all seeds of a cell."""
     results = [json.loads((folder / f"{cell.key}-seed{seed}.json").read_text()) for seed in seeds]
-    identities, owner = np.unique(results[0]["identities"], return_inverse=True)
+    owner = np.unique(results[0]["identities"], return_inverse=True)[1]
     sums = {
         metric: np.stack([np.bincount(owner, weights=result["values"][metric]) for result in results])
         for metric in results[0]["values"]
