@@ -32,6 +32,7 @@ from cffa_hf.training.consensus import (
     kept_shares,
     pair_costs,
 )
+from cffa_hf.training.lora import add_lora
 from tests.processes import Run, write_people
 from tests.tiny import captions, images, person_rows, random_words, tiny_model, tiny_processor
 from tests.training.test_distributed import train
@@ -301,6 +302,14 @@ def test_without_local_features_there_is_one_opinion(tmp_path):
     found = train(str(tmp_path), 1, noisy_pairs="consensus", consensus_much_noise=True, model={"use_flfr": False})
     assert set(found["pair_weights"].tolist()) <= {0.0, 1.0}
     assert found["pair_weights"].any()
+
+
+def test_adapters_are_asked_too(people, tmp_path):
+    pytest.importorskip("peft", reason="the extra cffa_hf[lora] is not installed")
+    model = add_lora(new_model(people), {"r": 4})
+    trainer = new_trainer(people, tmp_path, model=model, **CONSENSUS | {"num_train_epochs": 1})
+    trainer.train()
+    assert trainer.consensus.weights.any()
 
 
 # Refusals, before anything is read
