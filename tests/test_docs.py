@@ -58,6 +58,7 @@ RUN = {
     r"python run_train\.py --config configs/demo\.yaml --num_train_epochs 2 --output_dir outputs/try": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --resume_from_checkpoint \S+": (f"{DEMO} --num_train_epochs 3"),
     r"python run_train\.py --config configs/demo\.yaml --report_to tensorboard --overwrite_output_dir true": DEMO,
+    r"python run_train\.py --config configs/demo\.yaml --caption_noise .*": DEMO,
     r"tensorboard --logdir outputs/demo/runs": "--inspect",  # reads the log and ends instead of serving it
     r"python run_(train|eval)\.py --help": "",
     r"python run_eval\.py outputs/\w+ --config .*": "--num_workers 0",

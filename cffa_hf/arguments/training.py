@@ -2,12 +2,13 @@
 
 import copy
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from cffa_hf.losses import LossSettings
+from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
 
 # Settings whose values are never written or printed.
 SECRETS = ("hub_token", "push_to_hub_token")
@@ -129,6 +130,19 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
     captions_per_identity: int = field(
         default=4, metadata={"help": "Only for the identity sampler: captions of each identity in a batch"}
     )
+    noisy_pairs: str = field(
+        default="none",
+        metadata={
+            "help": "none: every pair counts; consensus: before each epoch the costs of the pairs decide which ones do (RDE)",
+            "choices": ["none", "consensus"],
+        },
+    )
+    consensus_much_noise: bool = field(
+        default=False,
+        metadata={
+            "help": "Only for noisy_pairs consensus: the closer fit that RDE takes for much noise and for RSTPReid"
+        },
+    )
     precision: str = field(
         default="auto",
         metadata={
@@ -147,6 +161,7 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
             raise ValueError(f"hub_strategy must be end: checkpoints are not pushed, got {self.hub_strategy!r}")
         if self.sampler not in ("random", "identity"):
             raise ValueError(f"sampler must be random or identity, got {self.sampler!r}")
+        self.check_noisy_pairs()
         for name in ("cached_batch_size", "captions_per_identity"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -155,6 +170,27 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
             self.bf16 = True
             self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
+
+    def check_noisy_pairs(self) -> None:
+        """Refuse a way with noisy pairs that there is not, or that cannot be gone.
+
+        Raises:
+            ValueError: Naming the setting and what it needs.
+        """
+        if self.noisy_pairs not in ("none", "consensus"):
+            raise ValueError(f"noisy_pairs must be none or consensus, got {self.noisy_pairs!r}")
+        if self.noisy_pairs == "none":
+            return
+        if not ALIGNMENT_LOSSES[self.alignment_loss].is_pairwise:
+            raise ValueError(
+                f"noisy_pairs consensus weighs pairs by their cost, and alignment_loss {self.alignment_loss} gives none"
+            )
+        if self.alignment_weight == 0:
+            raise ValueError(
+                "noisy_pairs consensus weighs the alignment of pairs, and alignment_weight 0 takes it away"
+            )
+        if find_spec("sklearn") is None:
+            raise ValueError("noisy_pairs consensus needs the package scikit-learn: pip install 'cffa_hf[noise]'")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave tokens out of what is pickled: the Trainer writes its arguments beside every checkpoint."""

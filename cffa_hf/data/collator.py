@@ -20,8 +20,8 @@ class PairCollator:
     keys:
 
     ```
-    [{"pixel_values": <uint8 (3, H, W)>, "input_ids": [598, 12, 7, 599], "person_id": 41, "person_label": 0},
-     {"pixel_values": <uint8 (3, H, W)>, "input_ids": [598, 12, 599], "person_id": 57, "person_label": 1}]
+    [{"pixel_values": <uint8 (3, H, W)>, "input_ids": [598, 12, 7, 599], "person_id": 41, "person_label": 0, "pair": 8},
+     {"pixel_values": <uint8 (3, H, W)>, "input_ids": [598, 12, 599], "person_id": 57, "person_label": 1, "pair": 3}]
     ```
 
     returns, with `pad_token_id=0`,
@@ -31,7 +31,8 @@ class PairCollator:
      "input_ids": [[598, 12, 7, 599], [598, 12, 599, 0]],  # int64, padded to the longest
      "attention_mask": [[1, 1, 1, 1], [1, 1, 1, 0]],  # int64
      "person_ids": [41, 57],  # int64
-     "person_labels": [0, 1]}  # int64
+     "person_labels": [0, 1],  # int64
+     "pairs": [8, 3]}  # int64
     ```
 
     Attributes:
@@ -50,7 +51,7 @@ class PairCollator:
             batch["input_ids"] = pad_sequence(captions, batch_first=True, padding_value=self.pad_token_id)
             lengths = torch.tensor([len(caption) for caption in captions])
             batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
-        for key in ("person_id", "person_label"):
+        for key in ("person_id", "person_label", "pair"):
             if key in samples[0]:
                 batch[f"{key}s"] = torch.tensor([sample[key] for sample in samples])
         return batch

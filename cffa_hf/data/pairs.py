@@ -105,9 +105,9 @@ class CaptionDataset(Dataset[Sample]):
 
 
 class PairDataset(Dataset[Sample]):
-    """Each caption with its image, for training: the sample of the image, that of the caption, and a class label.
+    """Each caption with its image, for training: the sample of the image, that of the caption, a class label and a number.
 
-    `{"pixel_values": (3, height, width) uint8, "input_ids": list[int], "person_id": int, "person_label": int}`.
+    `{"pixel_values": (3, height, width) uint8, "input_ids": list[int], "person_id": int, "person_label": int, "pair": int}`.
 
     Args:
         rows: one split in the dataset form.
@@ -139,8 +139,9 @@ class PairDataset(Dataset[Sample]):
         return len(self.captions)
 
     def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
         image = self.images[int(self.captions.rows[index])]
-        return {**image, **self.captions[index], "person_label": int(self.person_labels[index])}
+        return {**image, **self.captions[index], "person_label": int(self.person_labels[index]), "pair": index}
 
 
 def pixel_column(image_size: Sequence[int]) -> str:

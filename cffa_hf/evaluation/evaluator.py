@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import CLIPProcessor
 
@@ -110,7 +110,6 @@ class RetrievalEvaluator:
         self.images = ImageDataset(rows, (size["height"], size["width"]))
         self.captions = self.caption_dataset(rows)
         self.cameras: list[str | None] = rows["camera"][:] if "camera" in rows.column_names else []
-        self.collator = PairCollator(self.tokenizer.pad_token_id)
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
 
     def caption_dataset(self, rows: datasets.Dataset) -> CaptionDataset:
@@ -174,19 +173,46 @@ class RetrievalEvaluator:
         """Encode a dataset in the given order; rows of the result stand as in the dataset."""
         state = PartialState()
         share = order[state.process_index :: state.num_processes]
-        loader = DataLoader(
-            Subset(dataset, share.tolist()),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=self.collator,
-            worker_init_fn=SignalsLeftToMain(),
-            generator=torch.Generator(),  # else it draws from the global one, and evaluating would change training
-        )
-        bar = tqdm(loader, desc=f"Encoding {what}", disable=not (self.progress and state.is_main_process), leave=False)
-        encoded = Embedder(model, self.processor, batch_size=self.batch_size).encode(bar)
-        gathered = gather_object([(share, encoded)]) if state.num_processes > 1 else [(share, encoded)]
-        result = torch.empty(len(order), next(part.shape[1] for _, part in gathered if len(part)))
-        for rows, part in gathered:
-            if len(part):
-                result[torch.from_numpy(rows)] = part
-        return result
+        batches = [share[start : start + self.batch_size] for start in range(0, len(share), self.batch_size)]
+        progress = f"Encoding {what}" if self.progress else None
+        return encode_batches(model, dataset, batches, self.processor, num_workers=self.num_workers, progress=progress)
+
+
+def encode_batches(
+    model: nn.Module,
+    dataset: Dataset,
+    batches: Sequence[np.ndarray],
+    processor: CLIPProcessor,
+    *,
+    num_workers: int = 0,
+    progress: str | None = None,
+) -> Tensor:
+    """Encode a dataset, each process its own batches, `(items, width)`, float32, on the CPU of every process.
+
+    Args:
+        model: Any with `get_image_features` and `get_text_features`; its mode is restored afterwards.
+        dataset: Images as `ImageDataset` gives them, or captions as `CaptionDataset` does.
+        batches: Numbers of the items of this process, cut into batches; over all processes each item comes once.
+        processor: The processor of the model.
+        num_workers: Processes that decode images.
+        progress: What the progress bar says; None: no bar.
+    """
+    state = PartialState()
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[batch.tolist() for batch in batches],
+        num_workers=num_workers,
+        collate_fn=PairCollator(processor.tokenizer.pad_token_id),
+        worker_init_fn=SignalsLeftToMain(),
+        generator=torch.Generator(),  # else it draws from the global one, and evaluating would change training
+    )
+    bar = tqdm(loader, desc=progress, disable=progress is None or not state.is_main_process, leave=False)
+    encoded = Embedder(model, processor).encode(bar)
+    share = np.concatenate([np.empty(0, dtype=np.int64), *batches])
+    gathered = gather_object([(share, encoded)]) if state.num_processes > 1 else [(share, encoded)]
+    items = sum(len(rows) for rows, _ in gathered)
+    result = torch.empty(items, next(part.shape[1] for _, part in gathered if len(part)))
+    for rows, part in gathered:
+        if len(part):
+            result[torch.from_numpy(rows)] = part
+    return result

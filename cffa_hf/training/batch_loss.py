@@ -11,6 +11,13 @@ from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.training.distributed import BatchCounts, gather_labels, gather_rows
 
 Pair = tuple[Tensor, Tensor]
+# What of a batch the loss alone takes.
+OF_THE_LOSS = ("person_labels", "pair_weights")
+
+
+def of_the_model(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a batch the training model takes."""
+    return {name: value for name, value in inputs.items() if name not in OF_THE_LOSS}
 
 
 @dataclass(frozen=True)
@@ -21,17 +28,20 @@ class BatchLoss:
         settings: Kinds, weights and constants.
         labels: Identities of this process's pairs, `(batch,)`.
         counts: How the batch is spread.
+        weights: How much the alignment of each of this process's pairs counts, `(batch,)`; None: all alike.
     """
 
     settings: LossSettings
     labels: Tensor
     counts: BatchCounts
+    weights: Tensor | None = None
 
     @classmethod
     def of(cls, settings: LossSettings, inputs: dict[str, Any]) -> "BatchLoss":
         """Count a batch; every process calls this with its share, as TrainingTransform returns it."""
         labels = inputs["person_labels"]
-        return cls(settings, labels, BatchCounts.of(labels, inputs.get("mlm_labels")))
+        counts = BatchCounts.of(labels, inputs.get("mlm_labels"))
+        return cls(settings, labels, counts, inputs.get("pair_weights"))
 
     def alignment(self, global_features: Pair, local_features: Pair | None) -> dict[str, Tensor]:
         """Compare the pairs of all processes; every process gets the same terms.
@@ -43,7 +53,9 @@ class BatchLoss:
         sizes = self.counts.sizes
         text, image, *local = gather_rows([*global_features, *(local_features or ())], sizes)
         labels = gather_labels(self.labels, sizes)
-        return alignment_terms(self.settings, labels, (text, image), (local[0], local[1]) if local else None)
+        weights = None if self.weights is None else gather_labels(self.weights, sizes)
+        features = (text, image), (local[0], local[1]) if local else None
+        return alignment_terms(self.settings, labels, *features, weights=weights)
 
     def predictions(self, output: CFFAOutput, labels: Tensor, mlm_labels: Tensor | None) -> dict[str, Tensor]:
         """Compute the share that some pairs of this process have in identity loss and masked language modelling.

@@ -125,7 +125,7 @@ def gather_rows(tensors: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
 
 
 def gather_labels(labels: Tensor, sizes: list[int]) -> Tensor:
-    """Concatenate the labels `(n,)` of all processes; `sizes` as in `gather_rows`."""
+    """Concatenate the labels, or other numbers of pairs, `(n,)` of all processes; `sizes` as in `gather_rows`."""
     return labels if len(sizes) == 1 else GatherRows.apply(labels[:, None], sizes)[:, 0]
 
 

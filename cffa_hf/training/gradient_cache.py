@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput, FineGrainedRefinement
+from cffa_hf.training.batch_loss import of_the_model
 
 
 @dataclass
@@ -168,7 +169,7 @@ def cached_backward(
 
     Args:
         model: The training model, perhaps wrapped for distributed training.
-        inputs: What its forward takes, each `(B, ...)`, and `person_labels`, which goes to `chunk_terms` only.
+        inputs: What its forward takes, each `(B, ...)`, and what `chunk_terms` and the loss take.
         chunk_size: Pairs encoded at once.
         batch_terms: Terms of the loss that need the whole batch, from what the encoders hand on.
         chunk_terms: Terms that add up over chunks, from a chunk's output and its slice of `inputs`.
@@ -201,7 +202,7 @@ def cached_backward(
         set_random_state(device, state)
         with nullcontext() if index == len(chunks) - 1 else without_sync():
             with recorded_refinement(model) as recorder:
-                output = model(**{name: value for name, value in chunk.items() if name != "person_labels"})
+                output = model(**of_the_model(chunk))
             surrogate = sum(recorder.untouched, start=torch.zeros((), device=device))
             for tensor, gradient in zip(recorder.chosen(output).with_gradient(), gradients, strict=True):
                 # Words behind the longest caption of the chunk are padding of the whole batch.

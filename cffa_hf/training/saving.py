@@ -302,6 +302,7 @@ class SafeTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     self._save_records(os.path.join(unfinished, name))
+                    self._save_division(os.path.join(unfinished, name))
                     write_through(unfinished)
                     replace_folder(os.path.join(unfinished, name), folder)
             finally:
@@ -316,6 +317,9 @@ class SafeTrainer(Trainer):
 
     def _save_records(self, folder: str) -> None:
         """Write what else belongs beside the weights of a checkpoint; nothing here."""
+
+    def _save_division(self, folder: str) -> None:
+        """Write into a checkpoint which pairs count in its epoch; nothing here."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload a checkpoint once it has its name: uploads go on in the background."""

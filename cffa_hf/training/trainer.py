@@ -34,8 +34,9 @@ from cffa_hf.losses import ALIGNMENT_LOSSES
 from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.publishing.model import open_run_repository, publish_run
 from cffa_hf.records.results import set_aside_results
-from cffa_hf.training.batch_loss import BatchLoss
+from cffa_hf.training.batch_loss import BatchLoss, of_the_model
 from cffa_hf.training.batches import fit_arguments, pair_collator, training_pairs, training_transform_of
+from cffa_hf.training.consensus import ConsensusDivision
 from cffa_hf.training.cpu_layers import use_cpu_layers
 from cffa_hf.training.cpu_memory import kept_memory
 from cffa_hf.training.distributed import process_count, synchronise_batch_norm
@@ -127,6 +128,10 @@ class CFFATrainer(SafeTrainer):
         self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
         self._train_sampler: ShuffleSampler | IdentitySampler | None = None
         self.add_callback(SamplerEpochCallback(self))
+        self.consensus: ConsensusDivision | None = None
+        if self.args.noisy_pairs == "consensus" and train_dataset is not None:
+            self.consensus = ConsensusDivision(self, train_dataset, processing_class)
+            self.add_callback(self.consensus)
         if self.args.sync_batch_norm and process_count() > 1:
             synchronise_batch_norm(self.model)
         self._refuse_what_sharded_weights_cannot()
@@ -141,6 +146,10 @@ class CFFATrainer(SafeTrainer):
             )
         if self.is_fsdp_enabled and is_adapted(self.model):
             raise InputError("lora trains too little to need FSDP, which does not merge adapters; take ddp.yaml")
+        if self.is_fsdp_enabled and self.args.noisy_pairs != "none":
+            raise InputError(
+                "noisy_pairs works with weights that are whole on every process, not with FSDP; take ddp.yaml"
+            )
         if self.is_fsdp_enabled and self.args.eval_strategy != "no":
             raise InputError(
                 "FSDP does not evaluate during training; set eval_strategy no, save_strategy epoch and "
@@ -169,7 +178,10 @@ class CFFATrainer(SafeTrainer):
     ) -> Tensor:
         """Corrupt the batch on the training device, then train on it, at once or in chunks."""
         self.monitor.add_images(len(inputs["person_labels"]))
-        inputs = self.training_transform(self._prepare_inputs(inputs), self.batch_generator())
+        batch = self._prepare_inputs(inputs)
+        inputs = self.training_transform(batch, self.batch_generator())
+        if self.consensus is not None:
+            inputs["pair_weights"] = self.consensus.of(batch["pairs"])
         if not training_model(self.accelerator.unwrap_model(model)).config.use_mlm:
             inputs = {name: value for name, value in inputs.items() if not name.startswith(("mlm", "masked"))}
         if self.args.cached_batch_size is not None:
@@ -222,7 +234,7 @@ class CFFATrainer(SafeTrainer):
             num_items_in_batch: Not used: the terms are not averaged over tokens.
         """
         batch_loss = BatchLoss.of(self.args, inputs)
-        output = model(**{name: value for name, value in inputs.items() if name != "person_labels"})
+        output = model(**of_the_model(inputs))
         local = None if output.text_local is None else (output.text_local, output.image_local)
         terms = batch_loss.alignment((output.text_global, output.image_global), local)
         terms |= batch_loss.predictions(output, inputs["person_labels"], inputs.get("mlm_labels"))
@@ -360,6 +372,15 @@ class CFFATrainer(SafeTrainer):
     def _save_records(self, folder: str) -> None:
         if self.seen is not None:
             self.seen.write(folder)
+
+    def _save_division(self, folder: str) -> None:
+        if self.consensus is not None:
+            self.consensus.save(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.consensus is not None and checkpoint is not None:
+            self.consensus.restore(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Draw pairs as `sampler` says, in the same order for every number of processes."""

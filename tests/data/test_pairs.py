@@ -58,7 +58,8 @@ def test_one_pair_a_caption(rows, tokenizer):
     assert pairs.identities.tolist() == [7, 41, 1000]
     assert [pairs.captions.text(i) for i in range(7)] == texts
     sample = pairs[4]
-    assert set(sample) == {"pixel_values", "input_ids", "person_id", "person_label"}
+    assert set(sample) == {"pixel_values", "input_ids", "person_id", "person_label", "pair"}
+    assert [pairs[i]["pair"] for i in (0, 4, -1)] == [0, 4, 6]
     expected = np.asarray(picture(2).resize((16, 48), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert np.array_equal(sample["pixel_values"].numpy(), expected)
 

@@ -42,6 +42,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "no_heads": {"model": NO_HEADS},
     "cached_uneven": {"cached_batch_size": 3, "alignment_loss": "sdm", "pairs": 23, "share": False},
     "cached_accumulated": {"cached_batch_size": 3, "gradient_accumulation_steps": 2},
+    "consensus": {"noisy_pairs": "consensus", "pairs": 23},
+    "cached_consensus": {"noisy_pairs": "consensus", "cached_batch_size": 3, "alignment_loss": "cmpm", "max_steps": 6},
     "identity_sampler": {"sampler": "identity", "captions_per_identity": 2},
 }
 
@@ -135,6 +137,7 @@ def train(folder: str, processes: int, **options: Any) -> dict[str, Any]:
         "gradients": keeper.gradients,
         "weights": {name: value.clone() for name, value in trainer.model.state_dict().items()},
         "batches": transform.seen,
+        "pair_weights": trainer.consensus.weights if trainer.consensus else None,
     }
     if evaluate:
         evaluator = RetrievalEvaluator(rows, processor, batch_size=5, progress=False)
@@ -203,7 +206,7 @@ def close(actual: Tensor, expected: Tensor, noise: float = 1e-7) -> None:
 def test_two_processes_equal_one(two, name, tmp_path):
     plain = {key: value for key, value in SCENARIOS[name].items() if key != "cached_batch_size"}
     one = train(str(tmp_path), 1, **plain)
-    assert len(one["log"]) == 3
+    assert len(one["log"]) == plain.get("max_steps", 3)
     assert one["gradients"].keys() == dict(tiny_model(**plain.get("model", {})).named_parameters()).keys()
     for rank, result in enumerate(two):
         for step, (here, there) in enumerate(zip(one["log"], result[name]["log"], strict=True)):
@@ -212,6 +215,8 @@ def test_two_processes_equal_one(two, name, tmp_path):
             close(result[name]["gradients"][parameter], gradient, noise=1e-7 * one["log"][0]["grad_norm"])
         for key, value in one["weights"].items():
             torch.testing.assert_close(result[name]["weights"][key], value, rtol=1e-4, atol=1e-5)
+        if one["pair_weights"] is not None:
+            assert torch.equal(result[name]["pair_weights"], one["pair_weights"])
         begin, end = (rank * GLOBAL_BATCH // 2, (rank + 1) * GLOBAL_BATCH // 2)
         assert result[name]["batches"] == [labels[begin:end] for labels in one["batches"]]
 
