@@ -38,7 +38,7 @@ from cffa_hf.training.batches import fit_arguments, pair_collator, training_pair
 from cffa_hf.training.cpu_layers import use_cpu_layers
 from cffa_hf.training.cpu_memory import kept_memory
 from cffa_hf.training.distributed import process_count, synchronise_batch_norm
-from cffa_hf.training.gradient_cache import ChosenTokens, cached_backward
+from cffa_hf.training.gradient_cache import cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
 from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
@@ -181,12 +181,7 @@ class CFFATrainer(SafeTrainer):
         loss = BatchLoss.of(self.args, inputs)
         accumulated = self.current_gradient_accumulation_steps
 
-        def batch_terms(tokens: ChosenTokens) -> dict[str, Tensor]:
-            with self.accelerator.autocast():
-                local = tokens.refined(training_model(self.accelerator.unwrap_model(model)))
-            return loss.alignment((tokens.text_global, tokens.image_global), local)
-
-        def chunk_terms(output: CFFAOutput, chunk: dict[str, Any]) -> dict[str, Tensor]:
+        def predictions(output: CFFAOutput, chunk: dict[str, Any]) -> dict[str, Tensor]:
             if output.mlm_logits is not None:
                 self.monitor.add_accuracy(output.mlm_logits, chunk["mlm_labels"])
             return loss.predictions(output, chunk["person_labels"], chunk.get("mlm_labels"))
@@ -195,12 +190,10 @@ class CFFATrainer(SafeTrainer):
             model,
             inputs,
             chunk_size,
-            batch_terms=batch_terms,
-            chunk_terms=chunk_terms,
-            backward=self.accelerator.backward,
-            backward_scale=lambda: 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale(),
+            alignment=loss.alignment,
+            predictions=predictions,
+            accelerator=self.accelerator,
             divisor=accumulated,
-            without_sync=lambda: self.accelerator.no_sync(model),
         )
         self.monitor.add_terms(self.state.global_step + 1, terms)
         return torch.stack(list(terms.values())).sum() / accumulated
