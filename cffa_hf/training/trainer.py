@@ -24,7 +24,7 @@ from transformers.training_args import OptimizerNames
 
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import weights_digest
-from cffa_hf.data.collator import TrainingTransform
+from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
 from cffa_hf.errors import InputError
@@ -49,17 +49,20 @@ class SamplerEpochCallback(TrainerCallback):
     """Tell the sampler which epoch begins.
 
     The stock loader forgets to when several processes resume in the middle of an epoch.
+
+    Attributes:
+        sampler: That of the running training; None before there is one.
     """
 
-    def __init__(self, trainer: "CFFATrainer"):
-        self.trainer = trainer
+    def __init__(self) -> None:
+        self.sampler: ShuffleSampler | IdentitySampler | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set the epoch, counted from 0."""
-        if self.trainer._train_sampler is not None:
-            self.trainer._train_sampler.set_epoch(int(state.epoch or 0))
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class CFFATrainer(SafeTrainer):
@@ -124,8 +127,8 @@ class CFFATrainer(SafeTrainer):
                 self.add_callback(short)
         self._batch_of_step = (-1, 0)
         self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
-        self._train_sampler: ShuffleSampler | IdentitySampler | None = None
-        self.add_callback(SamplerEpochCallback(self))
+        self._sampler_epoch = SamplerEpochCallback()
+        self.add_callback(self._sampler_epoch)
         if self.args.sync_batch_norm and process_count() > 1:
             synchronise_batch_norm(self.model)
         self._refuse_what_sharded_weights_cannot()
@@ -170,7 +173,7 @@ class CFFATrainer(SafeTrainer):
         self.monitor.add_images(len(inputs["person_labels"]))
         inputs = self.training_transform(self._prepare_inputs(inputs), self.batch_generator())
         if not training_model(self.accelerator.unwrap_model(model)).config.use_mlm:
-            inputs = {name: value for name, value in inputs.items() if not name.startswith(("mlm", "masked"))}
+            inputs = {name: value for name, value in inputs.items() if name not in MLM_INPUTS}
         if self.args.cached_batch_size is not None:
             return self._cached_step(model, inputs, self.args.cached_batch_size)
         return super().training_step(model, inputs, num_items_in_batch)
@@ -358,10 +361,10 @@ class CFFATrainer(SafeTrainer):
         if self.args.sampler == "identity":
             batch_size = self.args.train_batch_size * self.args.world_size
             labels, captions = dataset.person_labels, self.args.captions_per_identity
-            self._train_sampler = IdentitySampler(labels, batch_size, captions, seed)
+            self._sampler_epoch.sampler = IdentitySampler(labels, batch_size, captions, seed)
         else:
-            self._train_sampler = ShuffleSampler(len(dataset), seed)
-        return self._train_sampler
+            self._sampler_epoch.sampler = ShuffleSampler(len(dataset), seed)
+        return self._sampler_epoch.sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer over `parameter_groups`; Adam as published unless another one is asked for."""

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset
+from cffa_hf.data.sampler import ShuffleSampler
 from cffa_hf.errors import RunStopped
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
-from cffa_hf.training.trainer import CFFATrainer
+from cffa_hf.training.trainer import CFFATrainer, SamplerEpochCallback
 from tests.tiny import images, person_rows, tiny_model, tiny_processor
 
 CONTEXT = 24
@@ -307,6 +309,14 @@ def test_resuming_in_the_middle_of_an_epoch(data, tmp_path):
     assert ours == pytest.approx(expected, rel=1e-6)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_the_sampler_is_told_which_epoch_begins():
+    told, expected, callback = ShuffleSampler(20, 0), ShuffleSampler(20, 0), SamplerEpochCallback()
+    expected.set_epoch(2)
+    for callback.sampler in (None, told):
+        callback.on_epoch_begin(None, SimpleNamespace(epoch=2.0), None)
+    assert list(told) == list(expected)
 
 
 # Optimisation
