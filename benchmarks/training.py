@@ -2,7 +2,7 @@
 
 The plain step is what most codes of the field do: attention weights computed and kept in all layers, quick GELU as
 x * sigmoid(1.702 x), captions always at the full context and encoded twice, vocabulary scores at all places. Ours is
-the forward pass of CFFAForPreTraining with losses.loss_terms. Both run forward and backward, without optimizer and
+the forward pass of CFFAForPreTraining with loss_terms.loss_terms. Both run forward and backward, without optimizer and
 without text dropout, so that their losses must agree (checked in float32, 1e-4 relative). Weights and images are
 random; captions have lengths like real ones, 20 to 40 tokens, 30 on average.
 
@@ -35,7 +35,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.losses import LossSettings, loss_terms
+from cffa_hf.loss_terms import loss_terms
+from cffa_hf.losses import LossSettings
 from cffa_hf.matrix_product import ONEDNN
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 from cffa_hf.training.cpu_layers import Linear, use_cpu_layers

@@ -2,7 +2,9 @@
 
 Every alignment loss takes `similarity`, the cosine of text i and image j, `(texts, images)`, in [-1, 1], and `labels`, the
 identities of texts and images. Texts and images come as pairs, so both sides have the same labels and `similarity` is square.
-All are finite, with finite gradients, for any batch: one sample, one identity only, half-precision input.
+CMPM alone compares features instead. All are finite, with finite gradients, for any batch: one sample, one identity only,
+half-precision input. The cost of pair i is that of row i in both directions; with `weights`, `(batch,)`, it counts as often
+as they say, and a pair of weight 0 still is a negative of the others.
 
 Which loss when:
 
@@ -12,13 +14,15 @@ Which loss when:
 - **InfoNCE** is CLIP's own. It knows one image for a caption, so other images of the same person in the batch count as
   negatives: take it where an identity is a single image, as in pre-training sets.
 - **SDM** (IRRA) spreads the target over all images of the identity: take it where a batch holds several pairs of a person.
-- **CMPM** is SDM's ancestor on features that are not normalised; it is here to compare with.
+- **CMPM** is SDM's ancestor on features that are not normalised, whose lengths it learns too; it is here to compare with.
 - Identity and masked-language-modelling losses stand beside one of these, never alone: the first needs identities with
   several images, the second only captions.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +47,27 @@ def same_identity(similarity: Tensor, labels: Tensor) -> Tensor:
     return labels[:, None] == labels[None, :]
 
 
-def reduce(rows: Tensor, reduction: str) -> Tensor:
-    """Sum or average a cost per pair, `(batch,)`."""
-    return rows.sum() if reduction == "sum" else rows.mean()
+def reduce(costs: Tensor, reduction: str, weights: Tensor | None = None) -> Tensor:
+    """Sum or average the costs of pairs, or leave them as they are.
+
+    Args:
+        costs: `(batch,)`.
+        reduction: `sum`, `mean` or `none`.
+        weights: How much each pair counts, from 0, `(batch,)`; None: all alike. A mean is divided by their sum, and is 0 if
+            no pair counts.
+
+    Example:
+        >>> reduce(torch.tensor([3.0, 5.0, 9.0]), "mean", torch.tensor([1.0, 1.0, 0.0]))
+        tensor(4.)
+    """
+    if weights is not None:
+        costs = costs * weights
+        if reduction == "mean":
+            total = weights.sum()
+            return costs.sum() / torch.where(total > 0, total, 1.0)
+    if reduction == "none":
+        return costs
+    return costs.sum() if reduction == "sum" else costs.mean()
 
 
 def positive_similarity(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
@@ -73,6 +95,7 @@ def multi_association_loss(
     margin: float = 0.1,
     mal_scale: str = "temperature",
     reduction: str = "sum",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Multi-association learning (MAL) in both directions.
 
@@ -86,7 +109,8 @@ def multi_association_loss(
         temperature: Sharpness of the softmax, above 0.
         margin: Wanted distance of positives and negatives, in units of cosine.
         mal_scale: What beta is.
-        reduction: Sum (published) or mean over the rows; both directions are added.
+        reduction: Sum (published) or mean over the pairs, or `none`: `(batch,)`; both directions are added.
+        weights: As in `reduce`.
 
     Example:
         >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
@@ -98,11 +122,17 @@ def multi_association_loss(
     scale = temperature if mal_scale == "temperature" else (1000 // len(labels)) / 1000
     rows = association_rows(similarity, positives, temperature, margin, scale)
     columns = association_rows(similarity.T, positives.T, temperature, margin, scale)
-    return reduce(rows + columns, reduction)
+    return reduce(rows + columns, reduction, weights)
 
 
 def hardest_triplet_loss(
-    similarity: Tensor, labels: Tensor, *, temperature: float = 0.015, margin: float = 0.1, reduction: str = "sum"
+    similarity: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.015,
+    margin: float = 0.1,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Triplet ranking loss with each row's hardest negative, both directions added (TRL as in RDE).
 
@@ -121,17 +151,25 @@ def hardest_triplet_loss(
         hardest = scores.masked_fill(positives, 0.0 if positives.all() else -1.0).amax(dim=1)
         row = F.relu(margin + hardest - positive_similarity(scores, positives, temperature))
         cost = cost + torch.where(positives.all(dim=1), 0.0, row)
-    return reduce(cost, reduction)
+    return reduce(cost, reduction, weights)
 
 
-def info_nce_loss(similarity: Tensor, labels: Tensor, *, logit_scale: float = 50.0, reduction: str = "sum") -> Tensor:
+def info_nce_loss(
+    similarity: Tensor,
+    labels: Tensor,
+    *,
+    logit_scale: float = 50.0,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
+) -> Tensor:
     """InfoNCE with the diagonal as the only positive, mean of both directions.
 
     Args:
         similarity: Cosines, `(batch, batch)`.
         labels: Identities, `(batch,)`; they only fix the shape here.
         logit_scale: Inverse temperature.
-        reduction: Sum or mean over the pairs.
+        reduction: Sum or mean over the pairs, or `none`: `(batch,)`.
+        weights: As in `reduce`.
 
     Example:
         >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
@@ -141,11 +179,17 @@ def info_nce_loss(similarity: Tensor, labels: Tensor, *, logit_scale: float = 50
     same_identity(similarity, labels)
     logits = logit_scale * similarity.float()
     rows = -(logits.log_softmax(dim=1).diagonal() + logits.log_softmax(dim=0).diagonal()) / 2
-    return reduce(rows, reduction)
+    return reduce(rows, reduction, weights)
 
 
 def similarity_distribution_matching_loss(
-    similarity: Tensor, labels: Tensor, *, logit_scale: float = 50.0, epsilon: float = 1e-8
+    similarity: Tensor,
+    labels: Tensor,
+    *,
+    logit_scale: float = 50.0,
+    epsilon: float = 1e-8,
+    reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """SDM of IRRA: KL divergence from the predicted to the true matching distribution, both directions added, batch mean.
 
@@ -154,6 +198,8 @@ def similarity_distribution_matching_loss(
         labels: Identities, `(batch,)`.
         logit_scale: Inverse temperature.
         epsilon: Added to the true distribution before its logarithm.
+        reduction: Mean (published) or sum over the pairs, or `none`: `(batch,)`.
+        weights: As in `reduce`.
 
     Example:
         >>> similarity = torch.tensor([[0.50, 0.45], [0.30, 0.60]])
@@ -163,11 +209,17 @@ def similarity_distribution_matching_loss(
     truth = same_identity(similarity, labels).float()
     truth = (truth / truth.sum(dim=1, keepdim=True) + epsilon).log()
     logits = logit_scale * similarity.float()
-    return sum_of_divergences(logits, logits.T, truth)
+    return sum_of_divergences(logits, logits.T, truth, reduction, weights)
 
 
 def cross_modal_projection_matching_loss(
-    text: Tensor, image: Tensor, labels: Tensor, *, epsilon: float = 1e-8
+    text: Tensor,
+    image: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float = 1e-8,
+    reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """CMPM: match projections of one modality's features on the other's directions, both directions added, batch mean.
 
@@ -176,9 +228,11 @@ def cross_modal_projection_matching_loss(
         image: Features, not normalised, `(batch, width)`.
         labels: Identities, `(batch,)`.
         epsilon: Added to the true distribution before its logarithm.
+        reduction: Mean (published) or sum over the pairs, or `none`: `(batch,)`.
+        weights: As in `reduce`.
 
     Source: Zhang and Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018; the true distribution is
-    divided by its Euclidean norm, as in the published codes.
+    divided by its Euclidean norm, as in the published codes: with several pairs of an identity the cost may fall below 0.
 
     Example:
         >>> text, image = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[2.0, 1.0], [0.0, 1.0]])
@@ -191,15 +245,17 @@ def cross_modal_projection_matching_loss(
         text_on_image = text @ F.normalize(image, dim=-1).T
     truth = same_identity(image_on_text, labels).float()
     truth = (truth / truth.norm(dim=1, keepdim=True) + epsilon).log()
-    return sum_of_divergences(image_on_text, text_on_image, truth)
+    return sum_of_divergences(image_on_text, text_on_image, truth, reduction, weights)
 
 
-def sum_of_divergences(logits: Tensor, other_logits: Tensor, log_truth: Tensor) -> Tensor:
-    """Add the mean KL divergences of two predictions, `(batch, batch)` logits each, from one symmetric truth."""
+def sum_of_divergences(
+    logits: Tensor, other_logits: Tensor, log_truth: Tensor, reduction: str, weights: Tensor | None
+) -> Tensor:
+    """Add the KL divergences of two predictions, `(batch, batch)` logits each, from one symmetric truth."""
     total = logits.new_zeros(())
     for direction in (logits, other_logits):
         prediction = direction.log_softmax(dim=1)
-        total = total + (prediction.exp() * (prediction - log_truth)).sum(dim=1).mean()
+        total = total + reduce((prediction.exp() * (prediction - log_truth)).sum(dim=1), reduction, weights)
     return total
 
 
@@ -257,12 +313,32 @@ def cosine_similarity(text: Tensor, image: Tensor) -> Tensor:
         return F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
 
 
-# Losses of (similarity, labels) by the name that training arguments use, with the settings that each one reads.
-ALIGNMENT_LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
-    "mal": (multi_association_loss, ("temperature", "margin", "mal_scale", "reduction")),
-    "triplet": (hardest_triplet_loss, ("temperature", "margin", "reduction")),
-    "info_nce": (info_nce_loss, ("logit_scale", "reduction")),
-    "sdm": (similarity_distribution_matching_loss, ("logit_scale",)),
+class AlignmentLoss(NamedTuple):
+    """A loss that compares all pairs of a batch.
+
+    Attributes:
+        function: Takes the cosines, or else the features, and the labels.
+        settings: Those of `LossSettings` that it reads; `reduction` is `alignment_reduction`.
+        of_features: Whether it takes the features of texts and images, not normalised, in the place of their cosines.
+    """
+
+    function: Callable[..., Tensor]
+    settings: tuple[str, ...]
+    of_features: bool = False
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Tell whether it is made of a cost for each pair, and so takes weights."""
+        return {"reduction", "weights"} <= signature(self.function).parameters.keys()
+
+
+# By the name that training arguments use.
+ALIGNMENT_LOSSES: dict[str, AlignmentLoss] = {
+    "mal": AlignmentLoss(multi_association_loss, ("temperature", "margin", "mal_scale", "reduction")),
+    "triplet": AlignmentLoss(hardest_triplet_loss, ("temperature", "margin", "reduction")),
+    "info_nce": AlignmentLoss(info_nce_loss, ("logit_scale", "reduction")),
+    "sdm": AlignmentLoss(similarity_distribution_matching_loss, ("logit_scale",)),
+    "cmpm": AlignmentLoss(cross_modal_projection_matching_loss, (), of_features=True),
 }
 
 
@@ -271,7 +347,7 @@ class LossSettings:
     """What changes only the gradient: kind, weights and constants of the terms."""
 
     alignment_loss: str = field(
-        default="mal", metadata={"help": "mal, triplet, info_nce or sdm", "choices": list(ALIGNMENT_LOSSES)}
+        default="mal", metadata={"help": "mal, triplet, info_nce, sdm or cmpm", "choices": list(ALIGNMENT_LOSSES)}
     )
     alignment_weight: float = field(default=1.0, metadata={"help": "Weight of the global and the local alignment loss"})
     identity_weight: float = field(default=1.0, metadata={"help": "Weight of the identity loss"})
@@ -311,100 +387,16 @@ class LossSettings:
         if self.alignment_reduction not in ("sum", "mean"):
             raise ValueError(f"alignment_reduction must be sum or mean, got {self.alignment_reduction!r}")
 
-    def alignment(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        """Compute the chosen alignment loss of cosines `(batch, batch)`, not weighted."""
-        loss, names = ALIGNMENT_LOSSES[self.alignment_loss]
+    def alignment(self, text: Tensor, image: Tensor, labels: Tensor, **changes: Any) -> Tensor:
+        """Compute the chosen alignment loss of a batch, not weighted.
+
+        Args:
+            text: Features, not normalised, `(batch, width)`.
+            image: Features, not normalised, `(batch, width)`.
+            labels: Identities, `(batch,)`.
+            **changes: Other arguments of a pairwise loss: `weights` of the pairs, `reduction="none"` for their costs.
+        """
+        loss = ALIGNMENT_LOSSES[self.alignment_loss]
+        compared = (text, image) if loss.of_features else (cosine_similarity(text, image),)
         values = {"reduction": self.alignment_reduction, **vars(self)}
-        return loss(similarity, labels, **{name: values[name] for name in names})
-
-
-def alignment_terms(
-    settings: LossSettings,
-    labels: Tensor,
-    global_features: tuple[Tensor, Tensor],
-    local_features: tuple[Tensor, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Compute the weighted terms that compare all pairs of a batch: `alignment_global`, `alignment_local`.
-
-    Args:
-        settings: Kinds, weights and constants.
-        labels: Identities, `(batch,)`; with several processes those of all.
-        global_features: Of texts and images, each `(batch, D)`.
-        local_features: Of texts and images, each `(batch, F)`; None without FLFR.
-    """
-    features = {"alignment_global": global_features}
-    if local_features is not None:
-        features["alignment_local"] = local_features
-    return {
-        name: settings.alignment_weight * settings.alignment(cosine_similarity(text, image), labels)
-        for name, (text, image) in features.items()
-    }
-
-
-def prediction_terms(
-    settings: LossSettings,
-    labels: Tensor,
-    *,
-    identity_logits: tuple[Tensor, Tensor] | None = None,
-    mlm_logits: Tensor | None = None,
-    mlm_labels: Tensor | None = None,
-    pair_count: float | Tensor | None = None,
-    masked_count: float | Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Compute the weighted terms that are means over pairs and over masked tokens: `identity`, `mlm`.
-
-    Over the parts of a batch they add up to the term of the whole, if the counts are those of the whole.
-
-    Args:
-        settings: Weights.
-        labels: Identities, `(batch,)`.
-        identity_logits: Of texts and images, each `(batch, C)`; None without identity classifier.
-        mlm_logits: `(masked, vocabulary)`; None without masked language modelling.
-        mlm_labels: `(batch, length)`, -100 where nothing is predicted.
-        pair_count: Pairs that the identity loss is a mean of; None: those here.
-        masked_count: Masked tokens that the MLM loss is a mean of; None: those here.
-    """
-    terms = {}
-    if identity_logits is not None:
-        text, image = identity_logits
-        terms["identity"] = settings.identity_weight * identity_loss(image, text, labels, count=pair_count)
-    if mlm_logits is not None and mlm_labels is not None:
-        loss = masked_language_modelling_loss(mlm_logits, mlm_labels, count=masked_count)
-        terms["mlm"] = settings.mlm_weight * loss
-    return terms
-
-
-def loss_terms(
-    settings: LossSettings,
-    labels: Tensor,
-    *,
-    global_features: tuple[Tensor, Tensor],
-    local_features: tuple[Tensor, Tensor] | None = None,
-    identity_logits: tuple[Tensor, Tensor] | None = None,
-    mlm_logits: Tensor | None = None,
-    mlm_labels: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Compute the named, weighted terms whose sum is trained, float32 scalars.
-
-    Args:
-        settings: Kinds, weights and constants.
-        labels: Identities, `(batch,)`.
-        global_features: Of texts and images, each `(batch, D)`.
-        local_features: Of texts and images, each `(batch, F)`; None without FLFR.
-        identity_logits: Of texts and images, each `(batch, C)`; None without identity classifier.
-        mlm_logits: `(masked, vocabulary)`; None without masked language modelling.
-        mlm_labels: `(batch, length)`, -100 where nothing is predicted.
-
-    Returns:
-        Some of `alignment_global`, `alignment_local`, `identity` and `mlm`. A weight of 0 keeps its term, times 0, so that
-        every parameter has a gradient in distributed training.
-
-    Example:
-        >>> text, image = torch.tensor([[1.0, 0.0], [0.9, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> terms = loss_terms(LossSettings(), torch.tensor([4, 7]), global_features=(text, image))
-        >>> {name: round(term.item(), 2) for name, term in terms.items()}
-        {'alignment_global': 1.08}
-    """
-    return alignment_terms(settings, labels, global_features, local_features) | prediction_terms(
-        settings, labels, identity_logits=identity_logits, mlm_logits=mlm_logits, mlm_labels=mlm_labels
-    )
+        return loss.function(*compared, labels, **{name: values[name] for name in loss.settings} | changes)

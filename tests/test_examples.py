@@ -8,14 +8,14 @@ import pytest
 
 # Every public function and every loss of these has an example.
 MODULES = (
-    *("cffa_hf.losses", "cffa_hf.metrics.ranking", "cffa_hf.metrics.averages"),
+    *("cffa_hf.losses", "cffa_hf.loss_terms", "cffa_hf.metrics.ranking", "cffa_hf.metrics.averages"),
     *("cffa_hf.metrics.significance", "cffa_hf.metrics.reranking"),
     *("cffa_hf.inputs.captions", "cffa_hf.inputs.processor", "cffa_hf.inputs.images"),
 )
 WITHOUT = {
-    # steps of the losses above them, and functions of whole files or data sets
-    "cffa_hf.losses": {"reduce", "positive_similarity", "association_rows", "sum_of_divergences"}
-    | {"alignment_terms", "prediction_terms"},
+    # steps of the losses above them, parts of the terms, and functions of whole files or data sets
+    "cffa_hf.losses": {"positive_similarity", "association_rows", "sum_of_divergences"},
+    "cffa_hf.loss_terms": {"alignment_terms", "prediction_terms"},
     "cffa_hf.metrics.reranking": {"neighbour_shares"},
     "cffa_hf.inputs.processor": {"clip_tokenizer"},
     "cffa_hf.inputs.images": {"check_images", "first_escape"},

@@ -13,14 +13,7 @@ from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.names import name_table, rename_weights
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
-from cffa_hf.losses import (
-    cosine_similarity,
-    cross_modal_projection_matching_loss,
-    hardest_triplet_loss,
-    info_nce_loss,
-    multi_association_loss,
-    similarity_distribution_matching_loss,
-)
+from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import match_ranks_from_scores
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
@@ -196,24 +189,26 @@ def test_schedule(golden):
     assert ours == pytest.approx(golden.values["lr_by_epoch"], abs=1e-9)
 
 
+RECORDED = {"mal": "mal", "triplet": "triplet", "info_nce": "InfoNCE", "sdm": "sdm", "cmpm": "cmpm"}
+
+
 @pytest.mark.parametrize("batch", ["loss8", "loss64", "loss100"])
-def test_alignment_losses(losses, batch):
-    text, image, labels = (losses.tensors[f"{batch}.{name}"] for name in ("text", "image", "ids"))
-    similarity = cosine_similarity(text, image)
-    recorded = losses.values
+@pytest.mark.parametrize("kind", ALIGNMENT_LOSSES)
+def test_alignment_losses(losses, kind, batch):
+    inputs = [losses.tensors[f"{batch}.{name}"] for name in ("text", "image", "ids")]
+    recorded = losses.values[f"{batch}.{RECORDED[kind]}"]
 
-    def same(ours, theirs):
-        assert ours.item() == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    def same(expected, **settings):
+        loss = LossSettings(alignment_loss=kind, **settings).alignment(*inputs)
+        assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
-    for reduction in ("sum", "mean"):
-        mal = multi_association_loss(similarity, labels, mal_scale="batch", reduction=reduction)
-        same(mal, recorded[f"{batch}.mal"][reduction])
-        same(hardest_triplet_loss(similarity, labels, reduction=reduction), recorded[f"{batch}.triplet"][reduction])
-        same(info_nce_loss(similarity, labels, reduction=reduction), recorded[f"{batch}.InfoNCE"][reduction])
-    # With beta = tau, MAL is the triplet-alignment bound.
-    same(multi_association_loss(similarity, labels, mal_scale="temperature"), recorded[f"{batch}.tal"]["sum"])
-    same(similarity_distribution_matching_loss(similarity, labels), recorded[f"{batch}.sdm"]["value"])
-    same(cross_modal_projection_matching_loss(text, image, labels), recorded[f"{batch}.cmpm"]["value"])
+    if "reduction" in ALIGNMENT_LOSSES[kind].settings:
+        for reduction in ("sum", "mean"):
+            same(recorded[reduction], alignment_reduction=reduction, mal_scale="batch")
+    else:
+        same(recorded["value"])
+    if kind == "mal":  # with beta = tau, MAL is the triplet-alignment bound
+        same(losses.values[f"{batch}.tal"]["sum"], mal_scale="temperature")
 
 
 @pytest.mark.parametrize("case", ["0", "1", "2"])

@@ -11,7 +11,7 @@ MODULES = {
 }
 # The floors: a room imports itself and the floors above it; nothing beside it, nothing below.
 FLOORS = [
-    "errors version names files command_line matrix_product configuration_cffa losses",
+    "errors version names files command_line matrix_product configuration_cffa losses loss_terms",
     "modeling_cffa inputs metrics demo",
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search",
@@ -20,8 +20,13 @@ FLOORS = [
     "cli __init__",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-# Within the first floor: the guard and the writer of files know the errors.
-STEPS = {"files": {"errors"}, "command_line": {"errors"}, "modeling_cffa": {"configuration_cffa"}}
+# Within the first floor: the guard and the writer of files know the errors, the terms the losses.
+STEPS = {
+    "files": {"errors"},
+    "loss_terms": {"losses"},
+    "command_line": {"errors"},
+    "modeling_cffa": {"configuration_cffa"},
+}
 TRAVELLING = ("configuration_cffa", "modeling_cffa")
 
 

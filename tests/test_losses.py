@@ -6,17 +6,19 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cffa_hf.loss_terms import alignment_terms, loss_terms
 from cffa_hf.losses import (
     ALIGNMENT_LOSSES,
+    AlignmentLoss,
     LossSettings,
     cosine_similarity,
     cross_modal_projection_matching_loss,
     hardest_triplet_loss,
     identity_loss,
     info_nce_loss,
-    loss_terms,
     masked_language_modelling_loss,
     multi_association_loss,
+    reduce,
     similarity_distribution_matching_loss,
 )
 
@@ -39,6 +41,15 @@ def batches(draw, max_size=12):
     spread = draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
     similarity = (2 * torch.rand(size, size, generator=generator) - 1) * spread
     return similarity, labels
+
+
+@st.composite
+def feature_batches(draw, max_size=10):
+    """Features of text and image with identities."""
+    labels = draw(batches(max_size))[1]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    text, image = torch.randn(2, len(labels), 6, generator=generator)
+    return text, image, labels
 
 
 def slow_mal(similarity, labels, temperature, margin, beta):
@@ -154,16 +165,22 @@ def test_finite_in_every_corner(batch, kind, dtype, temperature, mal_scale):
     # The gradient itself is about 1 / temperature, which float16 cannot hold at the smallest one.
     assume(dtype != torch.float16 or temperature > 1e-6)
     similarity, labels = batch
-    similarity = similarity.to(dtype).requires_grad_()
     options = LossSettings(
         alignment_loss=kind, temperature=temperature, mal_scale=mal_scale, logit_scale=1 / temperature
     )
-    loss = options.alignment(similarity, labels)
+    function, names, of_features = ALIGNMENT_LOSSES[kind]
+    compared = [
+        part.to(dtype).requires_grad_() for part in ((similarity, similarity.T) if of_features else (similarity,))
+    ]
+    # The gradient at a vector of zeros is beyond the range of float16, too.
+    assume(not of_features or dtype != torch.float16)
+    values = vars(options) | {"reduction": "sum"}
+    loss = function(*compared, labels, **{name: values[name] for name in names})
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
-    assert similarity.grad.isfinite().all()
-    assert loss >= -1e-5
+    assert all(part.grad.isfinite().all() for part in compared)
+    assert loss >= -1e-5 or of_features
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -291,7 +308,7 @@ def features(batch=4):
 LABELS = torch.tensor([0, 1, 1, 2])
 
 
-@pytest.mark.parametrize("kind", ["mal", "triplet", "info_nce", "sdm"])
+@pytest.mark.parametrize("kind", ALIGNMENT_LOSSES)
 def test_terms_by_name_and_weight(kind):
     inputs = features()
     plain = loss_terms(
@@ -305,23 +322,116 @@ def test_terms_by_name_and_weight(kind):
         assert weighted[name].dtype == torch.float32
         assert weighted[name].shape == ()
         torch.testing.assert_close(weighted[name], weight * plain[name])
-    function, names = ALIGNMENT_LOSSES[kind]
-    similarity = cosine_similarity(*inputs["global_features"])
-    torch.testing.assert_close(plain["alignment_global"], function(similarity, LABELS))
+    function, names, of_features = ALIGNMENT_LOSSES[kind]
+    features_of_both = inputs["global_features"]
+    compared = features_of_both if of_features else (cosine_similarity(*features_of_both),)
+    torch.testing.assert_close(plain["alignment_global"], function(*compared, LABELS))
     assert set(names) <= {"temperature", "margin", "mal_scale", "reduction", "logit_scale"}
 
 
 def test_settings_reach_the_loss():
-    similarity = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(10) // 2
+    text, image = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
+    similarity, labels = cosine_similarity(text, image), torch.arange(10) // 2
     options = LossSettings(temperature=0.1, margin=0.3, mal_scale="batch", alignment_reduction="mean")
     expected = multi_association_loss(
         similarity, labels, temperature=0.1, margin=0.3, mal_scale="batch", reduction="mean"
     )
-    assert torch.equal(options.alignment(similarity, labels), expected)
+    assert torch.equal(options.alignment(text, image, labels), expected)
     options = LossSettings(alignment_loss="sdm", logit_scale=7.0)
     expected = similarity_distribution_matching_loss(similarity, labels, logit_scale=7.0)
-    assert torch.equal(options.alignment(similarity, labels), expected)
+    assert torch.equal(options.alignment(text, image, labels), expected)
+    expected = cross_modal_projection_matching_loss(text, image, labels)
+    assert torch.equal(LossSettings(alignment_loss="cmpm").alignment(text, image, labels), expected)
+
+
+# Costs and weights of pairs
+
+
+@SMALL
+@given(
+    batch=feature_batches(), kind=st.sampled_from(list(ALIGNMENT_LOSSES)), reduction=st.sampled_from(["sum", "mean"])
+)
+def test_the_costs_of_pairs_make_the_loss(batch, kind, reduction):
+    *_, labels = batch
+    options = LossSettings(alignment_loss=kind, alignment_reduction=reduction, temperature=0.1)
+    costs = options.alignment(*batch, reduction="none")
+    assert costs.shape == labels.shape
+    assert (costs >= -1e-5).all() or ALIGNMENT_LOSSES[kind].of_features
+    summed = reduction == "sum" and "reduction" in ALIGNMENT_LOSSES[kind].settings
+    expected = costs.sum() if summed else costs.mean()
+    torch.testing.assert_close(options.alignment(*batch), expected)
+
+
+@SMALL
+@given(
+    batch=feature_batches(), kind=st.sampled_from(list(ALIGNMENT_LOSSES)), reduction=st.sampled_from(["sum", "mean"])
+)
+def test_weights_of_one_change_nothing(batch, kind, reduction):
+    *_, labels = batch
+    options = LossSettings(alignment_loss=kind, alignment_reduction=reduction)
+    ones = torch.ones(len(labels))
+    torch.testing.assert_close(options.alignment(*batch, weights=ones), options.alignment(*batch))
+
+
+@SMALL
+@given(
+    batch=feature_batches(),
+    kind=st.sampled_from(list(ALIGNMENT_LOSSES)),
+    reduction=st.sampled_from(["sum", "mean"]),
+    chosen=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=10, max_size=10),
+)
+def test_weights_multiply_the_costs(batch, kind, reduction, chosen):
+    *_, labels = batch
+    options = LossSettings(alignment_loss=kind, alignment_reduction=reduction, temperature=0.1)
+    weights = torch.tensor(chosen[: len(labels)])
+    expected = (options.alignment(*batch, reduction="none") * weights).sum()
+    if reduction == "mean" or "reduction" not in ALIGNMENT_LOSSES[kind].settings:
+        expected = expected / (weights.sum() if weights.any() else 1)
+    torch.testing.assert_close(options.alignment(*batch, weights=weights), expected)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("kind", ALIGNMENT_LOSSES)
+def test_a_batch_without_a_pair_that_counts_costs_nothing(kind, reduction):
+    text, image = (leaf.requires_grad_() for leaf in torch.randn(2, 4, 6))
+    options = LossSettings(alignment_loss=kind, alignment_reduction=reduction)
+    loss = options.alignment(text, image, LABELS, weights=torch.zeros(4))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(text.grad, torch.zeros(4, 6))
+    assert torch.equal(image.grad, torch.zeros(4, 6))
+
+
+@pytest.mark.parametrize("kind", ALIGNMENT_LOSSES)
+def test_a_pair_that_does_not_count_is_still_a_negative(kind):
+    text, image = (leaf.requires_grad_() for leaf in torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)))
+    options = LossSettings(alignment_loss=kind, temperature=0.1, margin=2.0)
+    options.alignment(text, image, torch.arange(3), weights=torch.tensor([1.0, 1.0, 0.0])).backward()
+    assert text.grad[2].any()
+    assert image.grad[2].any()
+
+
+def test_terms_take_weights_of_pairs():
+    inputs = {name: features()[name] for name in ("global_features", "local_features")}
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    options = LossSettings(alignment_weight=0.5)
+    terms = alignment_terms(options, LABELS, *inputs.values(), weights=weights)
+    for term, both in zip(terms.values(), inputs.values(), strict=True):
+        costs = options.alignment(*both, LABELS, reduction="none")
+        torch.testing.assert_close(term, 0.5 * (costs[0] + costs[2] + costs[3]))
+
+
+def test_weights_reduce_by_hand():
+    costs, weights = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 3.0])
+    assert reduce(costs, "sum", weights).item() == 13
+    assert reduce(costs, "mean", weights).item() == 13 / 4
+    assert reduce(costs, "none", weights).tolist() == [1, 0, 12]
+    assert reduce(costs, "mean", torch.zeros(3)).item() == 0
+
+
+def test_a_loss_without_costs_of_pairs_is_known():
+    assert all(loss.is_pairwise for loss in ALIGNMENT_LOSSES.values())
+    assert not AlignmentLoss(lambda similarity, labels: similarity.mean(), ()).is_pairwise
 
 
 def test_a_weight_of_zero_keeps_every_gradient_defined():

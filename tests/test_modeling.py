@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, CLIPConfig, CLIPModel
 
 from cffa_hf import CFFAConfig, CFFAForPreTraining, CFFAModel, CFFAOutput
-from cffa_hf.losses import LossSettings, loss_terms
+from cffa_hf.loss_terms import loss_terms
+from cffa_hf.losses import LossSettings
 from cffa_hf.modeling_cffa import choose_tokens, combine_features, resize_positions
 from tests.tiny import (
     END,

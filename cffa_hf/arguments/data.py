@@ -24,6 +24,16 @@ class DataArguments:
         default=None, metadata={"help": "Identities held out for the test, in one's own data without splits"}
     )
     split_seed: int = field(default=0, metadata={"help": "Chooses the identities that are held out"})
+    caption_noise: str | None = field(
+        default=None,
+        metadata={
+            "help": "Captions of the train split that are shuffled: a rate from 0 to below 1, or an .npy file with an int64 "
+            "permutation of the pairs; null: none"
+        },
+    )
+    caption_noise_seed: int = field(
+        default=0, metadata={"help": "Draws the captions of a rate; the seed of the run does not change them"}
+    )
     allow_shared_people: bool = field(
         default=False,
         metadata={
@@ -36,9 +46,24 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a run without data."""
+        """Refuse a run without data, and a noise of the captions that is neither a rate nor a file."""
         if self.dataset is None:
             raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+        noise = self.caption_noise_source
+        if isinstance(noise, float) and not 0 <= noise < 1:
+            raise ValueError(f"caption_noise is {noise:g}, but a rate must be from 0 to below 1")
+        if isinstance(noise, str) and not noise.endswith(".npy"):
+            raise ValueError(f"caption_noise is {noise!r}, but it must be a rate from 0 to below 1 or an .npy file")
+        if self.caption_noise_seed < 0:
+            raise ValueError(f"caption_noise_seed must not be negative, got {self.caption_noise_seed}")
+
+    @property
+    def caption_noise_source(self) -> float | str | None:
+        """Return the rate of shuffled captions, the path of a permutation, or None."""
+        try:
+            return None if self.caption_noise is None else float(self.caption_noise)
+        except ValueError:
+            return self.caption_noise
 
     @property
     def source(self) -> dict[str, Any]:

@@ -4,18 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
+from cffa_hf.arguments.config_files import read_configs
 from cffa_hf.arguments.data import DataArguments
-from cffa_hf.arguments.model import ModelArguments
-from cffa_hf.arguments.parsing import QuietArgumentParser, read_config
-from cffa_hf.arguments.training import CFFATrainingArguments
+from cffa_hf.arguments.parsing import RUN_CLASSES, QuietArgumentParser
 from cffa_hf.errors import InputError
 from cffa_hf.metrics.reranking import MOST_NEIGHBOURS, KReciprocalReranking
 from cffa_hf.names import SELECTIONS
-
-CONFIG_FOLDER = Path("configs")
 
 
 @dataclass
@@ -39,6 +35,9 @@ class EvaluationArguments:
     )
     confidence: bool = field(default=False, metadata={"help": "95%% bootstrap intervals over identities"})
     compare: str | None = field(default=None, metadata={"help": "Another checkpoint: paired test on the same queries"})
+    compare_published: bool = field(
+        default=False, metadata={"help": "Beside the results that papers report on this benchmark's test split"}
+    )
     stress: bool = field(default=False, metadata={"help": "Evaluate with disturbed captions and images"})
     rerank: str | None = field(
         default=None,
@@ -76,9 +75,9 @@ class EvaluationRun:
     """A parsed command line.
 
     Attributes:
-        checkpoint: folder, or name on the Hub.
-        options: the same for all datasets.
-        datasets: where each dataset is; one for each config.
+        checkpoint: Folder, or name on the Hub.
+        options: The same for all datasets.
+        datasets: Where each dataset is; one for each config.
     """
 
     checkpoint: str
@@ -93,42 +92,20 @@ def parse_evaluation_arguments(arguments: Sequence[str] | None = None) -> Evalua
     wins, for every dataset.
 
     Raises:
-        InputError: one sentence that names the setting and the file.
+        InputError: One sentence that names the setting and the file.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     configs = _parser().parse_args(words).config
+    known = QuietArgumentParser(RUN_CLASSES).actions
+    wanted = {item.name for item in fields(DataArguments)}
     data = []
     for config in configs or [None]:
-        # The settings of the config stand before those of the user: of two, the later one wins.
-        namespace = _parser().parse_args([*(_data_words(config_path(config)) if config else []), *words])
+        parser = _parser()
+        if config:
+            parser.set_defaults(**read_configs([config], known, RUN_CLASSES, wanted))
+        namespace = parser.parse_args(words)
         data.append(_fill(DataArguments, namespace))
     return EvaluationRun(namespace.checkpoint, _fill(EvaluationArguments, namespace), data)
-
-
-def _data_words(path: Path) -> list[str]:
-    """Write what a config says of the data as a command line."""
-    kinds: tuple[Any, ...] = (ModelArguments, DataArguments, CFFATrainingArguments)
-    known = [action.dest for action in QuietArgumentParser(kinds)._actions]
-    wanted = {item.name for item in fields(DataArguments)}
-    words = []
-    for name, value in read_config(path, known).items():
-        if name in wanted and value is not None:
-            if isinstance(value, (list, dict)):
-                raise InputError(f"the config {path} sets {name} to {value!r}, but it must be one value")
-            words.append(f"--{name}={value}")
-    try:
-        _parser().parse_args(["-", *words])
-    except InputError as error:
-        raise InputError(f"the config {path} has a wrong value: {error}") from error
-    return words
-
-
-def config_path(config: str) -> Path:
-    """Return the file that a config's path or bare name means: `cuhk_pedes` is `configs/cuhk_pedes.yaml`."""
-    path = Path(config)
-    if not path.suffix and not path.is_file():
-        path = CONFIG_FOLDER / f"{config}.yaml"
-    return path
 
 
 def _parser() -> QuietArgumentParser:

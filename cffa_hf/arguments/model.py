@@ -5,7 +5,21 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class ModelArguments:
+class RandomWeightsArguments:
+    """Sizes that a checkpoint brings with it: they count where `init_from` is null, and nowhere else."""
+
+    patch_size: int = field(default=16, metadata={"help": "Patch size in pixels; only for random weights"})
+    hidden_size: int = field(default=768, metadata={"help": "Width of both encoders; only for random weights"})
+    num_layers: int = field(default=12, metadata={"help": "Layers of both encoders; only for random weights"})
+    projection_dim: int = field(default=512, metadata={"help": "Width of the global features; only for random weights"})
+    vocabulary_size: int = field(
+        default=1000,
+        metadata={"help": "Size of the tokenizer trained on the train captions; only for random weights"},
+    )
+
+
+@dataclass
+class ModelArguments(RandomWeightsArguments):
     """Where the weights come from, and what the model computes."""
 
     init_from: str | None = field(
@@ -36,13 +50,6 @@ class ModelArguments:
     use_mlm: bool = field(default=True, metadata={"help": "Masked language modelling across modalities"})
     use_identity: bool = field(default=True, metadata={"help": "Identity classifier"})
     cross_modal_layers: int = field(default=4, metadata={"help": "Layers after the cross attention"})
-    patch_size: int = field(default=16, metadata={"help": "Only for random weights: patch size in pixels"})
-    hidden_size: int = field(default=768, metadata={"help": "Only for random weights: width of both encoders"})
-    num_layers: int = field(default=12, metadata={"help": "Only for random weights: layers of both encoders"})
-    projection_dim: int = field(default=512, metadata={"help": "Only for random weights: width of the global features"})
-    vocabulary_size: int = field(
-        default=1000, metadata={"help": "Only for random weights: size of the tokenizer trained on the train captions"}
-    )
     lora: dict | str | None = field(
         default=None,
         metadata={

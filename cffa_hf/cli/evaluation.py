@@ -12,9 +12,11 @@ from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.evaluation.slices import query_groups, slice_metrics
 from cffa_hf.evaluation.split import EvaluationSplit, load_split
 from cffa_hf.evaluation.stress import stress
+from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.names import RESULTS
 from cffa_hf.records.files import make_output_folder
+from cffa_hf.records.published import check_published, published_entry
 from cffa_hf.records.results import (
     comparison_entry,
     confidence_entry,
@@ -54,6 +56,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
     seen = {opened.name: read_seen(opened.folder) for opened in (checkpoint, other) if opened}
     loaded = [load_split(data_args, options.split, seen, check_leaks=options.check_leaks) for data_args in run.datasets]
+    if options.compare_published:
+        for part in loaded:
+            check_published(part.dataset, part.split, part.rendered)
     set_aside_results(output_dir, checkpoint.weights_sha256)
     for part in loaded:
         evaluator = evaluator_of(part, checkpoint, options)
@@ -94,8 +99,11 @@ def analyses(
 ) -> dict[str, Any]:
     """Make the parts of an entry that were asked for beside its metrics."""
     entry: dict[str, Any] = {}
-    if options.confidence:
+    if options.confidence or options.compare_published:
         entry["confidence"] = confidence_entry(*ranks)
+    if options.compare_published:
+        intervals = entry["confidence"]["text_to_image"]
+        entry["published"] = published_entry(part.dataset, retrieval_metrics(ranks[0]), intervals)
     if other:
         embedded = evaluator_of(part, other, options).embed(other.model, camera_aware=options.camera_aware)
         entry["comparison"] = comparison_entry(other, (embedded.text_to_image(), embedded.image_to_text()), ranks)

@@ -11,6 +11,7 @@ from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.command_line import run_guarded
+from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.facts import is_rendered
 from cffa_hf.data.image_cache import cache_images
@@ -52,6 +53,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
     if args.process_index == 0:
         refuse_earlier_run(args.output_dir, resuming=checkpoint is not None, overwrite=args.overwrite_output_dir)
     set_seed(args.seed)
+    source = data_args.caption_noise_source
+    noise = None if source is None else CaptionNoise.of(source, data_args.caption_noise_seed)
 
     with args.main_process_first(desc="reading the data"):
         data = load_person_dataset(**data_args.source)
@@ -70,6 +73,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
             allow_shared_people=data_args.allow_shared_people,
         )
         print(f"{data_args.dataset}: {data.division.sentence}")
+    if noise is not None:
+        data["train"] = noise.apply(data["train"])
 
     identities = len(set(data["train"]["person_id"]))
     captions = (caption for captions in data["train"]["captions"] for caption in captions)
@@ -94,7 +99,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()
-    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen)
+    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise)
     if args.push_to_hub:
         trainer.push_to_hub()
 

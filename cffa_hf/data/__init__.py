@@ -1,10 +1,11 @@
 """Annotation files -> rows -> splits -> pairs -> batches.
 
 Read rows.py (the one validated row), annotations.py and own_data.py (files), division.py and seen.py (who is in which
-split, and what a checkpoint has seen), loading.py (the one way in), checks.py, leaks.py and facts.py, pairs.py,
+split, and what a checkpoint has seen), loading.py (the one way in), checks.py, leaks.py and facts.py, caption_noise.py, pairs.py,
 image_cache.py, collator.py with augmentation.py and corruption.py, sampler.py, workers.py.
 """
 
+from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.division import Division, PersonDatasetDict
@@ -15,6 +16,7 @@ from cffa_hf.data.seen import SeenData, dataset_fingerprint, read_seen
 
 __all__ = [
     "CaptionDataset",
+    "CaptionNoise",
     "Division",
     "ImageDataset",
     "PairCollator",

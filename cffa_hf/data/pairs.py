@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
+from cffa_hf.data.caption_noise import CAPTION_PERSONS, matched_pairs
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import load_pixels
 from cffa_hf.inputs.processor import encode_captions
@@ -119,6 +120,7 @@ class PairDataset(Dataset[Sample]):
         captions: the captions alone, in the order of the pairs.
         identities: `(identities,)`, int64, the ids of the source in ascending order; a label is an index into it.
         person_labels: `(pairs,)`, int64, in [0, number of identities).
+        matched: `(pairs,)`, bool, whether the caption is of the person in the image; None: captions were not shuffled.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class PairDataset(Dataset[Sample]):
         self.images = ImageDataset(rows, image_size)
         self.captions = CaptionDataset(rows, tokenizer, context_length)
         self.identities, self.person_labels = np.unique(self.captions.person_ids, return_inverse=True)
+        self.matched = matched_pairs(rows) if CAPTION_PERSONS in rows.column_names else None
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -13,8 +13,9 @@ from datasets import DatasetDict
 from transformers import Trainer
 
 from cffa_hf.arguments.data import DataArguments
-from cffa_hf.arguments.model import ModelArguments
+from cffa_hf.arguments.model import ModelArguments, RandomWeightsArguments
 from cffa_hf.arguments.training import CFFATrainingArguments, CorruptionSettings
+from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.seen import SeenData
 from cffa_hf.files import write_text
@@ -43,6 +44,7 @@ def write_run_record(
     dataset_dict: DatasetDict,
     trainer: Trainer,
     seen: SeenData | None = None,
+    noise: CaptionNoise | None = None,
 ) -> None:
     """Write `run.json` after training; only the first process writes.
 
@@ -54,6 +56,7 @@ def write_run_record(
         dataset_dict: The data that were read.
         trainer: After `train()`.
         seen: What the run has seen; None: not recorded.
+        noise: How the captions of the train split were shuffled; None: they were not.
     """
     if not trainer.is_world_process_zero():
         return
@@ -72,6 +75,7 @@ def write_run_record(
                 split: count_split(rows) | ({"fingerprint": own.splits[split].fingerprint} if own else {})
                 for split, rows in dataset_dict.items()
             },
+            "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
         },
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {
@@ -107,13 +111,12 @@ def changed_settings(
         for field in dataclasses.fields(arguments):
             if field.name in NOT_RECIPE or (arguments is training_args and field.name not in own):
                 continue
-            help_text = str(field.metadata.get("help", ""))
-            if help_text.startswith("Only for random weights") and model_args.init_from is not None:
+            if field.name in RandomWeightsArguments.__annotations__ and model_args.init_from is not None:
                 continue
             default = field.default_factory() if callable(field.default_factory) else field.default
             published, value = plain(PUBLISHED.get(field.name, default)), plain(getattr(arguments, field.name))
             if value != published and not same_scale(field.name, training_args):
-                help_text = help_text.partition(";")[0].removeprefix("Only for random weights: ")
+                help_text = str(field.metadata.get("help", "")).partition(";")[0]
                 help_text = help_text[:1].upper() + help_text[1:]
                 if field.name == "precision":
                     value, published, help_text = precision(training_args), PUBLISHED_PRECISION, "Numbers computed with"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cffa_hf.reporting.tables import Table, comparison_table, metrics_table, slices_table, stress_table
+from cffa_hf.reporting.tables import Table, comparison_table, metrics_table, published_table, slices_table, stress_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ def sections(entry: Mapping[str, Any]) -> list[Section]:
         )
         title = f"Compared with {comparison['other']['name']}"
         found.append(Section(title, text, comparison_table(comparison), left=2))
+    if published := entry.get("published"):
+        text = (
+            "Ours minus published, in percentage points, and whether the published value lies in our 95% bootstrap "
+            "interval over identities. Single runs of these methods differ by one to two points, and the papers chose "
+            "their epoch on the test split."
+        )
+        found.append(Section("Beside published results, text-to-image", text, published_table(published), left=2))
     if reranking := entry.get("reranking"):
         text = (
             f"{reranking['neighbours']} neighbours, {reranking['query_neighbours']} of the query, weight "

@@ -1,6 +1,6 @@
 """The results of an evaluation as tables: lists of lines of text, the first the head, for the screen and the report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cffa_hf.names import DIRECTIONS, METRICS
@@ -37,6 +37,19 @@ def comparison_table(comparison: Mapping[str, Any], names: tuple[str, str] | Non
             difference = f"{values['difference']:+.2f} [{values['low']:+.2f}, {values['high']:+.2f}]"
             pair = (f"{values['other']:.2f}", f"{values['this']:.2f}")
             lines.append([title, METRICS[metric], *pair, difference, f"{values['p_value']:.4f}"])
+    return lines
+
+
+def published_table(published: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a line for each method and metric of papers, with ours beside it."""
+    lines = [["method", "metric", "published", "this", "difference", "interval", ""]]
+    for entry in published:
+        numbers = (f"{entry['published']:.2f}", f"{entry['this']:.2f}", f"{entry['difference']:+.2f}")
+        place = (
+            "inside" if entry["inside"] else "published is above" if entry["difference"] < 0 else "published is below"
+        )
+        interval = f"[{entry['low']:.2f}, {entry['high']:.2f}]"
+        lines.append([entry["method"], METRICS[entry["metric"]], *numbers, interval, place])
     return lines
 
 

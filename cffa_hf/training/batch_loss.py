@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cffa_hf.losses import LossSettings, alignment_terms, prediction_terms
+from cffa_hf.loss_terms import alignment_terms, prediction_terms
+from cffa_hf.losses import LossSettings
 from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.training.distributed import BatchCounts, gather_labels, gather_rows
 

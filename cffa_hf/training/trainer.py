@@ -30,6 +30,7 @@ from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.callback import RetrievalEvaluationCallback
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.losses import ALIGNMENT_LOSSES
 from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.publishing.model import open_run_repository, publish_run
 from cffa_hf.records.results import set_aside_results
@@ -241,8 +242,10 @@ class CFFATrainer(SafeTrainer):
         problem = None
         if "loss" in logs:
             logs |= self.monitor.read(lambda values: self.accelerator.reduce(values, "mean"), self.args.world_size)
-            uses_scale = self.args.alignment_loss in ("info_nce", "sdm")
-            logs["temperature"] = 1 / self.args.logit_scale if uses_scale else self.args.temperature
+            constants = ALIGNMENT_LOSSES[self.args.alignment_loss].settings
+            if {"logit_scale", "temperature"} & set(constants):
+                uses_scale = "logit_scale" in constants
+                logs["temperature"] = 1 / self.args.logit_scale if uses_scale else self.args.temperature
             # With fp16 a gradient that overflows is part of the game: the step is skipped and the scale lowered.
             problem = self.monitor.complaint(logs, check_gradient=self.accelerator.scaler is None)
         super().log(logs, start_time)

@@ -25,6 +25,7 @@ CHECKED_LATER = (
     "probability:",
     "_strategy:",
     "crop_padding:",
+    "caption_noise:",
     "scheduler_type:",
     "image_size: [384",
 )
@@ -110,6 +111,30 @@ def test_the_config_may_stand_anywhere(config, where):
     assert (training.seed, training.margin) == (9, 0.2)
 
 
+def test_of_several_configs_the_later_one_wins(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(f"dataset: rstpreid\noutput_dir: {tmp_path}\nmargin: 0.2\nseed: 3\nstride: 12\n")
+    second.write_text("margin: 0.3\nseed: 4\nstride: null\n")
+    for words in (["--config", str(first), str(second)], ["--config", str(first), "--config", str(second)]):
+        model, data, training = parse_arguments([*words, *CPU, "--seed", "5"])
+        assert (data.dataset, model.stride, training.margin, training.seed) == ("rstpreid", None, 0.3, 5)
+    training = parse_arguments(["--config", str(second), str(first), *CPU])[2]
+    assert (training.margin, training.seed) == (0.2, 3)
+
+
+def test_the_file_with_the_mistake_is_named_among_several(config, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("margin: wide\n")
+    assert str(wrong) in refuse(config(), "--config", str(wrong))
+
+
+def test_a_method_that_is_not_there(config, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    message = refuse(config(), "--config", "methods/foo")
+    assert "configs/methods/foo.yaml does not exist; configs/methods has" in message
+    assert "irra" in message
+
+
 def test_numbers_that_yaml_reads_as_text(config):
     training = parse(config("learning_rate: 1e-5\nadam_epsilon: 1e-8\n"))[2]
     assert (training.learning_rate, training.adam_epsilon) == (1e-5, 1e-8)
@@ -166,7 +191,7 @@ def test_dictionaries_where_they_are_wanted(config):
         ("learning_rate:\n", ["learning_rate"]),
         ("image_size: null\n", ["image_size"]),
         ("use_mlm: null\n", ["use_mlm"]),
-        ("alignment_loss: contrastive\n", ["alignment_loss", "mal, triplet, info_nce, sdm"]),
+        ("alignment_loss: contrastive\n", ["alignment_loss", "mal, triplet, info_nce, sdm, cmpm"]),
         ("mal_scale: size\n", ["mal_scale", "temperature"]),
         ("precision: float8\n", ["precision", "float32"]),
         ("lr_scheduler_type: zigzag\n", ["zigzag", "SchedulerType", "cosine"]),
@@ -176,6 +201,11 @@ def test_dictionaries_where_they_are_wanted(config):
         ("mlm_probability: 1.5\n", ["mlm_probability", "between 0 and 1"]),
         ("flip_probability: -0.1\n", ["flip_probability", "between 0 and 1"]),
         ("crop_padding: -3\n", ["crop_padding"]),
+        ("caption_noise: 1\n", ["caption_noise is 1", "from 0 to below 1"]),
+        ("caption_noise: -0.1\n", ["caption_noise is -0.1", "from 0 to below 1"]),
+        ("caption_noise: .nan\n", ["caption_noise is nan", "from 0 to below 1"]),
+        ("caption_noise: much\n", ["caption_noise is 'much'", "an .npy file"]),
+        ("caption_noise: 0.2\ncaption_noise_seed: -1\n", ["caption_noise_seed"]),
         ("eval_strategy: steps\nsave_strategy: epoch\n", ["strateg"]),
         ("- a\n- b\n", ["YAML"]),
         ("a: b: c\n", ["YAML"]),

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,31 @@ def test_mistakes_end_in_one_sentence(world, evaluate, monkeypatch, capfd, words
     assert end.value.code == 2
     (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in sentence
+
+
+def test_beside_published_results(world, evaluate, tmp_path, capsys):
+    words = (world / "model", "--dataset", "cuhk_pedes", "--num_workers", 0, "--output_dir", tmp_path / "out")
+    words = (*words, "--compare_published", "--report", "--dataset_root")
+    with pytest.raises(SystemExit):
+        evaluate(*words, world / "data")
+    assert "not on the test split of rendered images in the layout of cuhk_pedes" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+    real = tmp_path / "data" / "CUHK-PEDES"
+    shutil.copytree(world / "data" / "CUHK-PEDES", real)
+    (real / "demo.json").unlink()
+    evaluate(*words, tmp_path / "data")
+    printed = capsys.readouterr().out
+    entry = json.loads((tmp_path / "out" / "results.json").read_text())["splits"]["test"]
+    first = entry["published"][0]
+    assert (first["method"], first["metric"], first["published"]) == ("CFFA", "rank1", 75.44)
+    assert first["this"] == entry["text_to_image"]["rank1"]
+    assert first["difference"] == pytest.approx(first["this"] - 75.44, abs=1e-3)
+    assert [first["low"], first["high"]] == entry["confidence"]["text_to_image"]["rank1"]
+    assert first["inside"] == (first["low"] <= 75.44 <= first["high"])
+    assert {row["method"] for row in entry["published"]} >= {"CFFA", "RDE", "IRRA"}
+    for text in (printed, (tmp_path / "out" / "report.html").read_text()):
+        assert "eside published results, text-to-image" in text
+        assert "75.44" in text
+    with pytest.raises(SystemExit):
+        evaluate(*words, tmp_path / "data", "--split", "validation")
+    assert "not on the validation split of cuhk_pedes" in capsys.readouterr().err

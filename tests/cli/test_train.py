@@ -241,7 +241,8 @@ def test_wrong_settings(fails, small_roots, tmp_path, text, parts):
 def test_missing_config():
     done = run("--config", "configs/absent.yaml")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == ["error: the config configs/absent.yaml does not exist"]
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: the config configs/absent.yaml does not exist; configs has cuhk_pedes, demo,")
 
 
 @pytest.mark.parametrize("layout", FOLDERS)

@@ -1,0 +1,123 @@
+"""Settings in YAML files: later files win over earlier ones, and an unknown key is an error that names the file."""
+
+import argparse
+import difflib
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cffa_hf.arguments.training import SECRETS
+from cffa_hf.errors import InputError
+
+CONFIG_FOLDER = Path("configs")
+
+
+def config_path(config: str) -> Path:
+    """Return the file that a config's path or bare name means: `methods/rde` is `configs/methods/rde.yaml`."""
+    path = Path(config)
+    if not path.suffix and not path.is_file():
+        path = CONFIG_FOLDER / f"{config}.yaml"
+    return path
+
+
+def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Args:
+        path: The file.
+        known: Names of all settings there are.
+
+    Raises:
+        InputError: If the file is missing, is no mapping, or has a key that nobody knows.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
+        raise InputError(f"the config {path} does not exist{hint}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # Not the text of the error: it quotes the line, which may hold a token.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        reason = problem or getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"the config {path} cannot be read as YAML: {where}{reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"the config {path} must be a list of 'setting: value' lines")
+    for name in content:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else "; --help lists all settings"
+            raise InputError(f"the config {path} has an unknown setting '{name}'{hint}")
+    return content
+
+
+def read_configs(
+    configs: Sequence[str],
+    actions: Mapping[str, argparse.Action],
+    classes: Sequence[Any],
+    wanted: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Read several configs as the command line would have read their values.
+
+    Args:
+        configs: Paths or names; where two set the same thing, the later one wins.
+        actions: What the command line does with each setting there is.
+        classes: Dataclasses of the settings, for their types.
+        wanted: Settings that are kept; the values of the others are not looked at. None: all.
+
+    Raises:
+        InputError: If a file is missing, is no mapping, has a key that nobody knows or a value that does not fit.
+    """
+    hints = {name: hint for kind in classes for name, hint in typing.get_type_hints(kind).items()}
+    values: dict[str, Any] = {}
+    for path in map(config_path, configs):
+        for name, value in read_config(path, actions.keys()).items():
+            if wanted is None or name in wanted:
+                values[name] = config_value(path, actions[name], hints[name], value)
+    return values
+
+
+def config_value(path: Path, action: argparse.Action, hint: Any, value: Any) -> Any:
+    """Turn a YAML value into what the command line would have made of it.
+
+    Args:
+        path: The config, for messages.
+        action: What the command line does with the setting.
+        hint: Type of the setting.
+        value: As the YAML file has it.
+
+    Raises:
+        InputError: If a list stands where one value is wanted, or the other way round, a value has the wrong type, or
+            there is none where one is needed.
+    """
+    shown = "a value" if action.dest in SECRETS else repr(value)
+
+    def convert(item: Any) -> Any:
+        if action.type is None:
+            return item
+        try:
+            return action.type(str(item))  # type: ignore[operator]
+        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+            kind = getattr(action.type, "__name__", "value").replace("string_to_bool", "true or false")
+            raise InputError(f"the config {path} sets {action.dest} to {item!r}, which is not {kind}") from error
+
+    kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint) or (hint,)]
+    if isinstance(value, dict) and dict in kinds:
+        return value
+    if value is None:
+        if type(None) in kinds:
+            return None
+        raise InputError(f"the config {path} leaves {action.dest} empty, but it needs a value")
+    wants_list = action.nargs in ("+", "*")
+    if isinstance(value, list) != wants_list or isinstance(value, dict):
+        wanted = "a list" if wants_list else "one value"
+        raise InputError(f"the config {path} sets {action.dest} to {shown}, but it must be {wanted}")
+    converted = [convert(item) for item in value] if wants_list else convert(value)
+    if action.choices is not None and converted not in action.choices:
+        choices = ", ".join(map(str, action.choices))
+        raise InputError(f"the config {path} sets {action.dest} to {value!r}, which is not one of {choices}")
+    return converted
