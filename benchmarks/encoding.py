@@ -22,7 +22,7 @@ from cffa_hf.evaluation.evaluator import RetrievalEvaluator
 from cffa_hf.inference.modes import evaluation_mode
 from cffa_hf.inputs.images import normalise_images
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
-from cffa_hf.modeling_cffa import CFFAModel, combine_features
+from cffa_hf.modeling_cffa import CFFAModel, choose_tokens, combine_features
 
 CONTEXT, IMAGE_SIZE, PLAIN_BATCH = 77, (192, 64), 64
 
@@ -73,7 +73,7 @@ def plain_embeddings(model: CFFAModel, processor, rows) -> tuple[torch.Tensor, t
                 stop = min(start + PLAIN_BATCH, len(evaluator.images))
                 batch = evaluator.collator([evaluator.images[index] for index in range(start, stop)])
                 features = model.encode_images(normalise_images(batch["pixel_values"]))
-                parts.append(features[0] if wanted == "global" else features[1])
+                parts.append(features.pooled if wanted == "global" else features.local)
             images.append(torch.cat(parts))
         for wanted in ("global", "local"):
             parts = []
@@ -95,7 +95,8 @@ def encode_padded(model: CFFAModel, ids: torch.Tensor) -> tuple[torch.Tensor, to
     tokens = model.text_projection(hidden)
     positions = torch.arange(ids.shape[1])
     words = (positions > 0) & (positions < end[:, None])
-    return tokens[torch.arange(len(ids)), end], model.text_refinement(tokens, saliency, words)
+    chosen = choose_tokens(tokens, saliency, model.config.selected_words, words)
+    return tokens[torch.arange(len(ids)), end], model.text_refinement(chosen)
 
 
 if __name__ == "__main__":

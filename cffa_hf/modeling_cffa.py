@@ -28,6 +28,46 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass
+class ChosenTokens:
+    """The tokens of each row that its pooled token attends to most: all that a local feature is made of.
+
+    Attributes:
+        tokens: `(B, k, D)`.
+        positions: Which tokens of a caption, or which patches of an image, they are, `(B, k)`.
+        kept: Which of them are real, `(B, k)`; None if all are.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    kept: Tensor | None = None
+
+
+@dataclass
+class Encoding:
+    """What an encoder makes of images or captions of N tokens: 1 + P, or the length of the longest caption.
+
+    Attributes:
+        pooled: Global features, `(B, D)`.
+        tokens: All tokens, `(B, N, D)`.
+        saliency: Attention of the pooled token to every token, `(B, N)`.
+        mask: True up to and with the end token, `(B, N)`; None for images.
+        chosen: What local features are made of; None without FLFR.
+        local: Local features, `(B, F)`; None without FLFR, and where they were not asked for.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+    saliency: Tensor
+    mask: Tensor | None = None
+    chosen: ChosenTokens | None = None
+    local: Tensor | None = None
+
+    def embeds(self) -> Tensor:
+        """Join global and local features as `combine_features` does."""
+        return combine_features(self.pooled, self.local)
+
+
+@dataclass
 class CFFAOutput(ModelOutput):
     """What CFFA makes of images, captions or both.
 
@@ -39,6 +79,8 @@ class CFFAOutput(ModelOutput):
         image_local: Refined local image features, not normalised, `(images, F)`; None without FLFR.
         text_global: Projected end-of-text tokens, not normalised, `(captions, D)`.
         text_local: Refined local text features, not normalised, `(captions, F)`; None without FLFR.
+        image_chosen: What local image features are made of; training model only, in their place, with `refine=False`.
+        text_chosen: What local text features are made of, likewise.
         image_identity_logits: Identity scores of the images, `(images, C)`; training model only.
         text_identity_logits: Identity scores of the captions, `(captions, C)`; training model only.
         mlm_logits: Scores of the vocabulary at the masked positions in row-major order, `(masked, V)`; when asked for.
@@ -51,6 +93,8 @@ class CFFAOutput(ModelOutput):
     image_local: Tensor | None = None
     text_global: Tensor | None = None
     text_local: Tensor | None = None
+    image_chosen: ChosenTokens | None = None
+    text_chosen: ChosenTokens | None = None
     image_identity_logits: Tensor | None = None
     text_identity_logits: Tensor | None = None
     mlm_logits: Tensor | None = None
@@ -99,13 +143,8 @@ class CFFAVisionEmbeddings(CLIPVisionEmbeddings):
         self.image_size = config.image_size
         self.patch_size = self.config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
-        self.patch_embedding = nn.Conv2d(
-            self.config.num_channels,
-            self.embed_dim,
-            kernel_size=self.patch_size,
-            stride=config.stride or self.patch_size,
-            bias=False,
-        )
+        patches = {"kernel_size": self.patch_size, "stride": config.stride or self.patch_size}
+        self.patch_embedding = nn.Conv2d(self.config.num_channels, self.embed_dim, **patches, bias=False)
         rows, columns = config.grid_size
         self.num_patches = rows * columns
         self.num_positions = self.num_patches + 1
@@ -241,47 +280,41 @@ class CFFATextEncoder(nn.Module):
         return self.final_layer_norm(hidden), saliency
 
 
-class FineGrainedRefinement(nn.Module):
-    """FLFR: keep the tokens that the pooled token attends to most, refine them and take the maximum.
+def choose_tokens(tokens: Tensor, saliency: Tensor, count: int, mask: Tensor | None = None) -> ChosenTokens:
+    """Choose the most salient tokens of each row.
 
     Args:
-        input_dim: Width D of the tokens.
-        local_dim: Width F of the local feature.
-        selected: Most tokens kept.
+        tokens: Candidates, `(B, N, D)`.
+        saliency: The higher, the sooner a token is chosen, `(B, N)`.
+        count: Most tokens chosen.
+        mask: True where a token may be chosen, `(B, N)`, at least one a row; None if all may.
     """
+    if mask is not None:
+        saliency = saliency.masked_fill(~mask, -1.0)
+    positions = saliency.topk(min(count, saliency.shape[1]), dim=1).indices  # (B, k)
+    chosen = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
+    return ChosenTokens(chosen, positions, None if mask is None else mask.gather(1, positions))
 
-    def __init__(self, input_dim: int, local_dim: int, selected: int):
+
+class FineGrainedRefinement(nn.Module):
+    """FLFR: refine the chosen tokens, each of width D, and take the maximum as the local feature of width F."""
+
+    def __init__(self, input_dim: int, local_dim: int):
         super().__init__()
-        self.selected = selected
         self.linear = nn.Linear(input_dim, local_dim)
         self.mlp_in = nn.Linear(input_dim, local_dim // 2)
         self.batch_norm = nn.BatchNorm1d(local_dim // 2)
         self.mlp_out = nn.Linear(local_dim // 2, local_dim)
 
-    def forward(self, tokens: Tensor, saliency: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Make one local feature `(B, F)` of each row of tokens.
-
-        Args:
-            tokens: Candidates, `(B, N, D)`.
-            saliency: The higher, the sooner a token is kept, `(B, N)`.
-            mask: True where a token may be kept, `(B, N)`, at least one a row; None if all may.
-        """
-        chosen, kept = self.select(saliency, mask)  # (B, k)
-        tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))  # (B, k, D)
-        tokens = F.normalize(tokens, dim=-1)
+    def forward(self, chosen: ChosenTokens) -> Tensor:
+        """Make one local feature of each row, `(B, F)`."""
+        tokens, kept = F.normalize(chosen.tokens, dim=-1), chosen.kept
         if kept is None:
-            return self.refine(tokens.flatten(0, 1)).unflatten(0, chosen.shape).amax(dim=1)
+            return self.refine(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]).amax(dim=1)
         # Only kept tokens are refined: padding must not enter the statistics of the batch norm.
         refined = self.refine(tokens[kept])  # (kept, F)
-        spread = refined.new_full((*chosen.shape, refined.shape[-1]), float("-inf"))
+        spread = refined.new_full((*kept.shape, refined.shape[-1]), float("-inf"))
         return spread.masked_scatter(kept[..., None], refined).amax(dim=1)
-
-    def select(self, saliency: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the positions of the most salient tokens `(B, k)` and, given a mask, which of them are real."""
-        if mask is not None:
-            saliency = saliency.masked_fill(~mask, -1.0)
-        chosen = saliency.topk(min(self.selected, saliency.shape[1]), dim=1).indices
-        return chosen, None if mask is None else mask.gather(1, chosen)
 
     def refine(self, tokens: Tensor) -> Tensor:
         """Map unit tokens `(n, D)` to `(n, F)`."""
@@ -315,10 +348,7 @@ class CrossModalReasoning(nn.Module):
         self.num_heads = config.cross_modal_heads
         self.text_norm = nn.LayerNorm(width)
         self.image_norm = nn.LayerNorm(width)
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
         self.layers = nn.ModuleList([encoder_layer(layer_config) for _ in range(config.cross_modal_layers)])
         self.post_norm = nn.LayerNorm(width)
 
@@ -432,9 +462,8 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
             **config: More fields of CFFAConfig (`select_ratio`, `local_dim`, `num_identities`, ...).
         """
         source = CLIPModel.from_pretrained(name_or_path, dtype=dtype, trust_remote_code=False)
-        model = cls(
-            clip_to_cffa_config(source.config, image_size, stride, context_length, text_attention_dropout, config)
-        )
+        sizes = image_size, stride, context_length
+        model = cls(clip_to_cffa_config(source.config, *sizes, text_attention_dropout, config))
         load_clip_weights(model.base_model, source.state_dict())
         return model.to(dtype)
 
@@ -498,9 +527,8 @@ class CFFAModel(CFFAPreTrainedModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.image_refinement = self.text_refinement = None
         if config.use_flfr:
-            sizes = config.projection_dim, config.local_dim
-            self.image_refinement = FineGrainedRefinement(*sizes, selected=config.selected_patches)
-            self.text_refinement = FineGrainedRefinement(*sizes, selected=config.selected_words)
+            self.image_refinement = FineGrainedRefinement(config.projection_dim, config.local_dim)
+            self.text_refinement = FineGrainedRefinement(config.projection_dim, config.local_dim)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -528,51 +556,39 @@ class CFFAModel(CFFAPreTrainedModel):
         end = torch.where(is_end.any(dim=1), is_end.int().argmax(dim=1), last)
         return input_ids[:, : int(end.max()) + 1], end
 
-    def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Encode normalised images `(B, 3, height, width)`.
-
-        Returns:
-            Global features `(B, D)`, local features `(B, F)` or None, and all tokens `(B, 1 + P, D)`.
-        """
+    def encode_images(self, pixel_values: Tensor, refine: bool = True) -> Encoding:
+        """Encode normalised images `(B, 3, height, width)`, with local features if `refine`; the first token is CLS."""
         hidden, saliency = self.vision_model(pixel_values)
         tokens = self.visual_projection(hidden)  # (B, 1 + P, D)
-        local = self.image_refinement(tokens[:, 1:], saliency[:, 1:]) if self.image_refinement is not None else None
-        return tokens[:, 0], local, tokens
+        encoding = Encoding(tokens[:, 0], tokens, saliency)
+        if self.image_refinement is not None:
+            encoding.chosen = choose_tokens(tokens[:, 1:], saliency[:, 1:], self.config.selected_patches)
+            encoding.local = self.image_refinement(encoding.chosen) if refine else None
+        return encoding
 
-    def encode_captions(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, refine: bool = True
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Encode captions `(B, L)`.
-
-        Args:
-            input_ids: As in `trim_captions`.
-            attention_mask: As in `trim_captions`.
-            refine: Whether local features are wanted.
-
-        Returns:
-            Global features `(B, D)`, local features `(B, F)` or None, all tokens `(B, longest, D)` and the mask of
-            those up to the end token `(B, longest)`.
-        """
+    def encode_captions(self, input_ids: Tensor, attention_mask: Tensor | None = None, refine: bool = True) -> Encoding:
+        """Encode captions `(B, L)`, with local features if `refine`; ids and mask as in `trim_captions`."""
         input_ids, end = self.trim_captions(input_ids, attention_mask)
         hidden, saliency = self.text_model(input_ids, end)
         tokens = self.text_projection(hidden)  # (B, longest, D)
         positions = torch.arange(tokens.shape[1], device=end.device)
-        local = None
-        if refine and self.text_refinement is not None:
+        rows = torch.arange(len(tokens), device=end.device)
+        encoding = Encoding(tokens[rows, end], tokens, saliency, positions <= end[:, None])
+        if self.text_refinement is not None:
             words = (positions > 0) & (positions < end[:, None])
             # A caption without words has only its end token to offer.
             words |= (positions == end[:, None]) & (end[:, None] <= 1)
-            local = self.text_refinement(tokens, saliency, words)
-        rows = torch.arange(len(tokens), device=end.device)
-        return tokens[rows, end], local, tokens, positions <= end[:, None]
+            encoding.chosen = choose_tokens(tokens, saliency, self.config.selected_words, words)
+            encoding.local = self.text_refinement(encoding.chosen) if refine else None
+        return encoding
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Embed normalised images `(B, 3, height, width)` as unit vectors `(B, D + F)`, float32."""
-        return combine_features(*self.encode_images(pixel_values)[:2])
+        return self.encode_images(pixel_values).embeds()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Embed captions `(B, L)`, padded on the right, as unit vectors `(B, D + F)`, float32."""
-        return combine_features(*self.encode_captions(input_ids, attention_mask)[:2])
+        return self.encode_captions(input_ids, attention_mask).embeds()
 
     def forward(
         self,
@@ -596,11 +612,11 @@ class CFFAModel(CFFAPreTrainedModel):
             raise ValueError("give input_ids (captions), pixel_values (images) or both")
         image_embeds = image_global = image_local = text_embeds = text_global = text_local = similarity = None
         if pixel_values is not None:
-            image_global, image_local, _ = self.encode_images(pixel_values)
-            image_embeds = combine_features(image_global, image_local)
+            images = self.encode_images(pixel_values)
+            image_embeds, image_global, image_local = images.embeds(), images.pooled, images.local
         if input_ids is not None:
-            text_global, text_local, _, _ = self.encode_captions(input_ids, attention_mask)
-            text_embeds = combine_features(text_global, text_local)
+            captions = self.encode_captions(input_ids, attention_mask)
+            text_embeds, text_global, text_local = captions.embeds(), captions.pooled, captions.local
         if image_embeds is not None and text_embeds is not None:
             similarity = text_embeds @ image_embeds.T
         output = CFFAOutput(image_embeds, text_embeds, similarity, image_global, image_local, text_global, text_local)
@@ -642,6 +658,7 @@ class CFFAForPreTraining(CFFAPreTrainedModel):
         masked_input_ids: Tensor | None = None,
         masked_attention_mask: Tensor | None = None,
         return_dict: bool | None = None,
+        refine: bool = True,
     ) -> CFFAOutput | tuple[Tensor, ...]:
         """Compute everything that the losses need, for B pairs of caption and image.
 
@@ -654,35 +671,27 @@ class CFFAForPreTraining(CFFAPreTrainedModel):
                 the text is encoded once.
             masked_attention_mask: Attention mask of `masked_input_ids`.
             return_dict: False: a tuple of what is not None.
+            refine: False: no local features, but the chosen tokens that they are made of.
 
         Raises:
             ValueError: If MLM is asked of a model without it.
         """
-        image_global, image_local, image_tokens = self.cffa.encode_images(pixel_values)
-        text_global, text_local, text_tokens, text_mask = self.cffa.encode_captions(input_ids, attention_mask)
-        image_embeds = combine_features(image_global, image_local)
-        text_embeds = combine_features(text_global, text_local)
+        images = self.cffa.encode_images(pixel_values, refine=refine)
+        captions = self.cffa.encode_captions(input_ids, attention_mask, refine=refine)
+        image_embeds, text_embeds = images.embeds(), captions.embeds()
+        features = images.pooled, images.local, captions.pooled, captions.local
+        chosen = (None, None) if refine else (images.chosen, captions.chosen)
         # Optional fields are added in their order, which is that of the tuple.
-        output = CFFAOutput(
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            similarity=text_embeds @ image_embeds.T,
-            image_global=image_global,
-            image_local=image_local,
-            text_global=text_global,
-            text_local=text_local,
-        )
+        output = CFFAOutput(image_embeds, text_embeds, text_embeds @ image_embeds.T, *features, *chosen)
         if self.identity_classifier is not None:
-            output.image_identity_logits = self.identity_classifier(image_global)
-            output.text_identity_logits = self.identity_classifier(text_global)
+            output.image_identity_logits = self.identity_classifier(images.pooled)
+            output.text_identity_logits = self.identity_classifier(captions.pooled)
         if mlm_labels is not None:
             if self.cross_modal is None or self.mlm_head is None:
                 raise ValueError("mlm_labels were given to a model with use_mlm=False")
             if masked_input_ids is not None:
-                *_, text_tokens, text_mask = self.cffa.encode_captions(
-                    masked_input_ids, masked_attention_mask, refine=False
-                )
-            tokens = self.cross_modal(text_tokens, image_tokens, text_mask)
+                captions = self.cffa.encode_captions(masked_input_ids, masked_attention_mask, refine=False)
+            tokens = self.cross_modal(captions.tokens, images.tokens, captions.mask)
             output.mlm_logits = self.mlm_head(tokens[mlm_labels[:, : tokens.shape[1]] != -100])
         return output if return_dict is not False else output.to_tuple()
 

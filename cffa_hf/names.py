@@ -2,13 +2,33 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
+# Before the name of a metric whose queries are images; without it they are captions.
+IMAGE_TO_TEXT = "image_to_text_"
+# In the log, before the name of a term of the loss and before that of a group of parameters.
+LOSS_TERM, LEARNING_RATE = "loss_", "learning_rate_"
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 RUN_RECORD, RESULTS, STATE_FILE = "run.json", "results.json", "trainer_state.json"
 TRAINING_PICTURE = "training.png"
 # What may have chosen a checkpoint among those of its run.
 SELECTIONS = ("validation", "last epoch", "test", "unknown")
+
+
+def metric_prefixes(names: Iterable[str]) -> list[str]:
+    """List what stands before the metrics of a log entry, once for each evaluated split.
+
+    Args:
+        names: Those of the entry; the metrics of a split begin with `eval_`, or with that and the name of the split.
+
+    Example:
+        >>> metric_prefixes(["eval_near_rank1", "eval_near_image_to_text_rank1", "eval_near_mAP"])
+        ['eval_near_']
+    """
+    first = next(iter(METRICS))
+    prefixes = [name.removesuffix(first) for name in names if name.endswith(f"_{first}")]
+    return [prefix for prefix in prefixes if not prefix.endswith(f"_{IMAGE_TO_TEXT}")]
 
 
 def public_name(source: str | None) -> str | None:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, CLIPCon
 from cffa_hf import CFFAConfig, CFFAForPreTraining, CFFAModel, CFFAOutput
 from cffa_hf.loss_terms import loss_terms
 from cffa_hf.losses import LossSettings
-from cffa_hf.modeling_cffa import combine_features, resize_positions
+from cffa_hf.modeling_cffa import choose_tokens, combine_features, resize_positions
 from tests.tiny import (
     END,
     IMAGE_SIZE,
@@ -429,18 +429,19 @@ def test_local_features_come_from_the_tokens_with_most_attention(eager_model):
         eager_model, lambda: trunk(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"])
     )
     with torch.no_grad():
-        _, _, image_tokens = trunk.encode_images(inputs["pixel_values"])
-        _, _, text_tokens, text_mask = trunk.encode_captions(inputs["input_ids"])
+        images, texts = trunk.encode_images(inputs["pixel_values"]), trunk.encode_captions(inputs["input_ids"])
         for row, size in enumerate(sizes):
             patches = attention["image"][row, 0, 1:].sort(descending=True).indices[: int(0.3 * 8)]
-            expected = refined(trunk.image_refinement, image_tokens[row, 1 + patches])
+            assert images.chosen.positions[row].tolist() == patches.tolist()
+            expected = refined(trunk.image_refinement, images.tokens[row, 1 + patches])
             torch.testing.assert_close(output.image_local[row], expected, atol=1e-5, rtol=1e-4)
             end = size + 1
             words = 1 + attention["text"][row, end, 1:end].sort(descending=True).indices[: int(0.3 * 75)]
             assert len(words) == min(22, size)
-            expected = refined(trunk.text_refinement, text_tokens[row, words])
+            assert texts.chosen.positions[row][texts.chosen.kept[row]].tolist() == words.tolist()
+            expected = refined(trunk.text_refinement, texts.tokens[row, words])
             torch.testing.assert_close(output.text_local[row], expected, atol=1e-5, rtol=1e-4)
-            assert text_mask[row].sum() == end + 1
+            assert texts.mask[row].sum() == end + 1
 
 
 @pytest.mark.parametrize("tower", ["vision_model", "text_model"])
@@ -460,14 +461,15 @@ def test_the_attention_row_equals_the_whole_matrix(eager_model, tower):
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data(), count=st.integers(1, 30))
-def test_selection(model, data, count):
+def test_the_most_salient_tokens_are_chosen(data, count):
     saliency = torch.tensor([data.draw(st.lists(st.floats(0, 1), min_size=count, max_size=count)) for _ in range(3)])
     mask = torch.tensor([data.draw(st.lists(st.booleans(), min_size=count, max_size=count)) for _ in range(3)])
-    refinement = model.cffa.text_refinement
-    chosen, kept = refinement.select(saliency, mask)
+    tokens = torch.randn(3, count, 2)
+    chosen = choose_tokens(tokens, saliency, 22, mask)
     for row in range(3):
-        real = chosen[row][kept[row]]
-        assert len(real) == min(refinement.selected, int(mask[row].sum()))
+        real = chosen.positions[row][chosen.kept[row]]
+        assert len(real) == min(22, int(mask[row].sum()))
+        assert torch.equal(chosen.tokens[row], tokens[row, chosen.positions[row]])
         assert len(set(real.tolist())) == len(real)
         assert mask[row, real].all()
         scores = saliency[row, real]
@@ -476,6 +478,25 @@ def test_selection(model, data, count):
         others[real] = False
         if others.any() and len(real):
             assert saliency[row, others].max() <= scores[-1]
+
+
+def test_local_features_can_be_refined_later(model):
+    """What `refine=False` leaves out, the refinement makes of the chosen tokens: the same numbers and statistics."""
+    for mode in (True, False):
+        whole, parts = copy.deepcopy(model).train(mode), copy.deepcopy(model).train(mode)
+        for training in (whole, parts):
+            for layer in training.cffa.text_model.encoder.layers:
+                layer.self_attn.dropout = 0.0
+        inputs, trunk = batch(), parts.cffa
+        expected, output = whole(**inputs), parts(**inputs, refine=False)
+        assert output.image_local is output.text_local is expected.image_chosen is expected.text_chosen is None
+        assert trunk.image_refinement.batch_norm.num_batches_tracked == 0
+        assert torch.equal(output.image_global, expected.image_global)
+        assert torch.equal(output.mlm_logits, expected.mlm_logits)
+        assert torch.equal(trunk.image_refinement(output.image_chosen), expected.image_local)
+        assert torch.equal(trunk.text_refinement(output.text_chosen), expected.text_local)
+        for name, value in whole.named_buffers():
+            assert torch.equal(dict(parts.named_buffers())[name], value), name
 
 
 # Masked language modelling
@@ -633,10 +654,10 @@ def test_patches_and_strides(size, patch, stride):
     rows, columns = model.config.grid_size
     pixels = images(2, size)
     with torch.no_grad():
-        _, local, tokens = model.cffa.encode_images(pixels)
+        encoding = model.cffa.encode_images(pixels)
         embeds = model.get_image_features(pixels)
-    assert tokens.shape == (2, 1 + rows * columns, 64)
-    assert local.shape == (2, 32)
+    assert encoding.tokens.shape == (2, 1 + rows * columns, 64)
+    assert encoding.local.shape == (2, 32)
     torch.testing.assert_close(embeds.norm(dim=1), torch.ones(2))
 
 
@@ -681,10 +702,10 @@ def test_the_sizes_of_clip(vision, text, grid):
     )
     with torch.device("meta"):
         model = CFFAForPreTraining(config)
-        _, local, tokens = model.cffa.encode_images(torch.empty(2, 3, 384, 128))
+        encoding = model.cffa.encode_images(torch.empty(2, 3, 384, 128))
     assert config.grid_size == grid
-    assert tokens.shape == (2, 1 + grid[0] * grid[1], text["hidden_size"])
-    assert local.shape == (2, 1024)
+    assert encoding.tokens.shape == (2, 1 + grid[0] * grid[1], text["hidden_size"])
+    assert encoding.local.shape == (2, 1024)
     assert config.cross_modal_heads == text["hidden_size"] // 64
 
 

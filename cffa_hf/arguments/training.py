@@ -159,6 +159,11 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
             raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
         if str(self.hub_strategy) not in ("end", "HubStrategy.END"):
             raise ValueError(f"hub_strategy must be end: checkpoints are not pushed, got {self.hub_strategy!r}")
+        if self.enable_jit_checkpoint:
+            raise ValueError(
+                "enable_jit_checkpoint must be false: training saves and stops at SIGTERM and SIGINT anyway, and two handlers "
+                "of one signal would replace each other"
+            )
         if self.sampler not in ("random", "identity"):
             raise ValueError(f"sampler must be random or identity, got {self.sampler!r}")
         self.check_noisy_pairs()

@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from cffa_hf.data.augmentation import augment_images
 from cffa_hf.data.corruption import SpecialTokens, augment_captions, mask_captions
 
+MLM_INPUTS = ("mlm_labels", "masked_input_ids", "masked_attention_mask")
+"""What of a batch only masked language modelling reads."""
+
 
 @dataclass(frozen=True)
 class PairCollator:

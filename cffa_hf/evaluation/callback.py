@@ -5,7 +5,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from cffa_hf.names import METRICS
+from cffa_hf.names import IMAGE_TO_TEXT, METRICS, metric_prefixes
 
 
 def metrics_line(metrics: dict[str, Any], prefix: str = "") -> str:
@@ -16,7 +16,7 @@ def metrics_line(metrics: dict[str, Any], prefix: str = "") -> str:
         prefix: That prefix, `eval_` for instance.
     """
     parts = []
-    for direction, start in (("text-to-image", ""), ("image-to-text", "image_to_text_")):
+    for direction, start in (("text-to-image", ""), ("image-to-text", IMAGE_TO_TEXT)):
         values = {title: metrics.get(f"{prefix}{start}{name}") for name, title in METRICS.items()}
         numbers = "  ".join(f"{title} {value:.2f}" for title, value in values.items() if value is not None)
         if numbers:
@@ -38,8 +38,6 @@ class RetrievalEvaluationCallback(TrainerCallback):
         """Print one line for each evaluated split, on the main process."""
         if not state.is_world_process_zero or not metrics:
             return
-        for name in metrics:
-            if name.endswith("_rank1") and not name.endswith("_image_to_text_rank1"):
-                prefix = name[: -len("rank1")]
-                split = prefix.removeprefix("eval_").removesuffix("_") or "validation"
-                tqdm.write(f"epoch {state.epoch or 0:.1f}  {split}  {metrics_line(metrics, prefix)}")
+        for prefix in metric_prefixes(metrics):
+            split = prefix.removeprefix("eval_").removesuffix("_") or "validation"
+            tqdm.write(f"epoch {state.epoch or 0:.1f}  {split}  {metrics_line(metrics, prefix)}")

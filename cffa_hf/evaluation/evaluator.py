@@ -21,6 +21,7 @@ from cffa_hf.inference.embedder import Embedder
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks, match_ranks
 from cffa_hf.metrics.reranking import KReciprocalReranking
+from cffa_hf.names import IMAGE_TO_TEXT
 
 
 @dataclass
@@ -121,7 +122,7 @@ class RetrievalEvaluator:
         embeddings = self.embed(model)
         metrics = retrieval_metrics(embeddings.text_to_image())
         reverse = retrieval_metrics(embeddings.image_to_text())
-        metrics |= {f"image_to_text_{name}": value for name, value in reverse.items()}
+        metrics |= {f"{IMAGE_TO_TEXT}{name}": value for name, value in reverse.items()}
         return {name: float(value) for name, value in metrics.items()}
 
     def embed(self, model: nn.Module, *, camera_aware: bool = False) -> RetrievalEmbeddings:

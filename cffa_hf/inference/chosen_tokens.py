@@ -1,7 +1,7 @@
 """Which patches and words a model chose for its local features (FLFR)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,30 +49,25 @@ def select(model: CFFAModel, processor: CLIPProcessor, image: ImageSource, capti
     Raises:
         InputError: if the model has no local features.
     """
-    if model.image_refinement is None or model.text_refinement is None:
-        raise InputError("This model has no local features (use_flfr is false), so it chooses no patches and words.")
     device, tokenizer = next(model.parameters()).device, processor.tokenizer
-    config: Any = model.config
+    config, encoder = cast(Any, model.config), cast(Any, model)
+    if not config.use_flfr:
+        raise InputError("This model has no local features (use_flfr is false), so it chooses no patches and words.")
     pixels = load_pixels(image, config.image_size)
     ids = torch.tensor(encode_captions(tokenizer, [caption], config.context_length), device=device)
     with evaluation_mode(model):
-        batch = normalise_images(pixels[None].to(device))
-        score = float(model.get_image_features(batch)[0] @ model.get_text_features(ids)[0])
-        _, patches = model.vision_model(batch)
-        chosen, _ = model.image_refinement.select(patches[:, 1:])
-        ids, end = model.trim_captions(ids)
-        _, attention = model.text_model(ids, end)
-        inner = torch.arange(ids.shape[1], device=device)
-        inner = ((inner > 0) & (inner < end[:, None])) | ((inner == end[:, None]) & (end[:, None] <= 1))
-        places, kept = model.text_refinement.select(attention, inner)
+        images = encoder.encode_images(normalise_images(pixels[None].to(device)))
+        captions = encoder.encode_captions(ids)
+        score = float(images.embeds()[0] @ captions.embeds()[0])
     rows, columns = config.grid_size
     chosen_patches = torch.zeros(rows * columns, dtype=torch.bool)
-    chosen_patches[chosen[0].cpu()] = True
-    real = set(places[0][kept[0]].tolist()) if kept is not None else set(places[0].tolist())
-    words, weights, marks = _words(tokenizer, ids[0].tolist()[: int(end[0])], attention[0].tolist(), real)
+    chosen_patches[images.chosen.positions[0].cpu()] = True
+    end = int(captions.mask[0].sum()) - 1
+    real = set(captions.chosen.positions[captions.chosen.kept].tolist())
+    words, weights, marks = _words(tokenizer, ids[0, :end].tolist(), captions.saliency[0].tolist(), real)
     return Selection(
         pixels.permute(1, 2, 0),
-        patches[0, 1:].float().cpu().reshape(rows, columns),
+        images.saliency[0, 1:].float().cpu().reshape(rows, columns),
         chosen_patches.reshape(rows, columns),
         config.vision_config.patch_size,
         config.stride,

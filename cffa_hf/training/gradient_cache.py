@@ -9,103 +9,22 @@ Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Li
 caches final features; here it is the tokens before the refinement, so that batch norm stays exact.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAOutput, FineGrainedRefinement
+from cffa_hf.modeling_cffa import CFFAOutput, ChosenTokens
 from cffa_hf.training.batch_loss import of_the_model
+from cffa_hf.training.lora import training_model
 
-
-@dataclass
-class ChosenTokens:
-    """What the encoders hand on to refinement and losses: all that the alignment of a batch depends on.
-
-    Args:
-        text_global: `(B, D)`.
-        image_global: `(B, D)`.
-        text_tokens: Most salient words, `(B, k, D)`; None without FLFR.
-        image_tokens: Most salient patches, `(B, k, D)`; None without FLFR.
-        text_kept: Which of the words are real, `(B, k)`; None without FLFR.
-    """
-
-    text_global: Tensor
-    image_global: Tensor
-    text_tokens: Tensor | None = None
-    image_tokens: Tensor | None = None
-    text_kept: Tensor | None = None
-
-    def with_gradient(self) -> list[Tensor]:
-        """List the tensors that a gradient flows through."""
-        tensors = (self.text_global, self.image_global, self.text_tokens, self.image_tokens)
-        return [tensor for tensor in tensors if tensor is not None]
-
-    def refined(self, model: CFFAForPreTraining) -> tuple[Tensor, Tensor] | None:
-        """Make the local features of texts and images, each `(B, F)`, with the model's refinement."""
-        refine_text, refine_image = model.cffa.text_refinement, model.cffa.image_refinement
-        if self.text_tokens is None or self.image_tokens is None or self.text_kept is None:
-            return None
-        if refine_text is None or refine_image is None:
-            return None
-        # All tokens here were chosen already: with equal saliency, all are chosen again.
-        text = refine_text(self.text_tokens, self.text_kept.float(), self.text_kept)
-        image = refine_image(self.image_tokens, self.image_tokens.new_zeros(self.image_tokens.shape[:2]))
-        return text, image
-
-
-@dataclass
-class Recorder:
-    """Takes the place of refinement in a chunk and keeps the tokens that it would have refined.
-
-    Args:
-        tokens: Of images and then of texts, `(b, k, D)` each.
-        kept: Which of them are real, `(b, k)`, or None where all are.
-        untouched: Sums of nothing that keep the parameters of the refinement in the graph.
-    """
-
-    tokens: list[Tensor] = field(default_factory=list)
-    kept: list[Tensor | None] = field(default_factory=list)
-    untouched: list[Tensor] = field(default_factory=list)
-
-    def __call__(
-        self, refinement: FineGrainedRefinement, tokens: Tensor, saliency: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """Choose tokens as `FineGrainedRefinement` does and return a local feature of zeros, `(b, F)`."""
-        chosen, kept = refinement.select(saliency, mask)
-        self.tokens.append(tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1])))
-        self.kept.append(kept)
-        # Distributed training waits for the gradient of every parameter in the backward pass of the last chunk.
-        nothing = [0.0 * parameter.sum() for parameter in refinement.parameters()]
-        self.untouched.append(torch.stack(nothing).sum())
-        return tokens.new_zeros(len(tokens), refinement.linear.out_features)
-
-    def chosen(self, output: CFFAOutput) -> ChosenTokens:
-        """Collect what a chunk hands on; `output` is that of the model."""
-        if output.text_global is None or output.image_global is None:
-            raise ValueError("the model gave no features")
-        if not self.tokens:
-            return ChosenTokens(output.text_global, output.image_global)
-        return ChosenTokens(output.text_global, output.image_global, self.tokens[1], self.tokens[0], self.kept[1])
-
-
-@contextmanager
-def recorded_refinement(model: nn.Module) -> Iterator[Recorder]:
-    """Put a recorder in the place of a model's refinement modules, and them back afterwards."""
-    recorder = Recorder()
-    modules = [module for module in model.modules() if isinstance(module, FineGrainedRefinement)]
-    for module in modules:
-        module.forward = partial(recorder, module)  # type: ignore[method-assign]
-    try:
-        yield recorder
-    finally:
-        for module in modules:
-            del module.forward
+Pair = tuple[Tensor, Tensor]
+GLOBAL, CHOSEN = ("text_global", "image_global"), ("text_chosen", "image_chosen")
+"""Fields of the model's output: together all that the alignment of a batch depends on."""
 
 
 def random_state(device: torch.device) -> list[Tensor]:
@@ -122,35 +41,42 @@ def set_random_state(device: torch.device, states: list[Tensor]) -> None:
 
 
 def joined(parts: list[ChosenTokens]) -> ChosenTokens:
-    """Concatenate the chunks of a batch as leaves of a new graph; captions' words are padded to the longest."""
-    whole = ChosenTokens(
-        torch.cat([part.text_global for part in parts]), torch.cat([part.image_global for part in parts])
-    )
-    images = [part.image_tokens for part in parts if part.image_tokens is not None]
-    texts = [(part.text_tokens, part.text_kept) for part in parts]
-    words = [(tokens, kept) for tokens, kept in texts if tokens is not None and kept is not None]
-    if images:
-        longest = max(tokens.shape[1] for tokens, _ in words)
-        whole.image_tokens = torch.cat(images)
-        whole.text_tokens = torch.cat([F.pad(tokens, (0, 0, 0, longest - tokens.shape[1])) for tokens, _ in words])
-        whole.text_kept = torch.cat([F.pad(kept, (0, longest - kept.shape[1])) for _, kept in words])
-    for tensor in whole.with_gradient():
-        tensor.requires_grad_()
-    return whole
+    """Concatenate the chosen tokens of chunks `(b, k, D)`; where one has fewer, they are padded."""
+
+    def padded(name: str) -> Tensor:
+        return pad_sequence([row for part in parts for row in getattr(part, name)], batch_first=True)
+
+    kept = None if parts[0].kept is None else padded("kept")
+    return ChosenTokens(padded("tokens"), padded("positions"), kept)
+
+
+def with_gradient(features: Mapping[str, Any]) -> list[Tensor]:
+    """List what a gradient flows through: global features and chosen tokens, those of texts first."""
+    return [*(features[name] for name in GLOBAL), *(features[name].tokens for name in CHOSEN if name in features)]
 
 
 def encoded_without_graph(
     model: nn.Module, chunks: list[dict[str, Any]], device: torch.device
-) -> tuple[list[Any], ChosenTokens]:
-    """Encode all chunks, keeping what the encoders hand on and the random state before each chunk."""
+) -> tuple[list[Any], dict[str, Any]]:
+    """Encode all chunks.
+
+    Returns:
+        The random state before each chunk, and the fields `GLOBAL` and `CHOSEN` of the whole batch, as leaves of a graph.
+    """
     states, parts = [], []
     names = ("input_ids", "attention_mask", "pixel_values")
     for chunk in chunks:
         states.append(random_state(device))
-        with torch.no_grad(), recorded_refinement(model) as recorder:
-            output = model(**{name: chunk[name] for name in names if name in chunk})
-        parts.append(recorder.chosen(output))
-    return states, joined(parts)
+        with torch.no_grad():
+            output = model(**{name: chunk[name] for name in names if name in chunk}, refine=False)
+        parts.append({name: output[name] for name in (*GLOBAL, *CHOSEN) if name in output})
+    whole = {
+        name: torch.cat([part[name] for part in parts]) if name in GLOBAL else joined([part[name] for part in parts])
+        for name in parts[0]
+    }
+    for tensor in with_gradient(whole):
+        tensor.requires_grad_()
+    return states, whole
 
 
 def cached_backward(
@@ -158,25 +84,21 @@ def cached_backward(
     inputs: dict[str, Any],
     chunk_size: int,
     *,
-    batch_terms: Callable[[ChosenTokens], dict[str, Tensor]],
-    chunk_terms: Callable[[CFFAOutput, dict[str, Any]], dict[str, Tensor]],
-    backward: Callable[[Tensor], None],
-    backward_scale: Callable[[], float],
+    alignment: Callable[[Pair, Pair | None], dict[str, Tensor]],
+    predictions: Callable[[CFFAOutput, dict[str, Any]], dict[str, Tensor]],
+    accelerator: Accelerator,
     divisor: float,
-    without_sync: Callable[[], AbstractContextManager],
 ) -> dict[str, Tensor]:
     """Add the gradient of a whole batch to the parameters, holding the graph of one chunk at a time.
 
     Args:
         model: The training model, perhaps wrapped for distributed training.
-        inputs: What its forward takes, each `(B, ...)`, and what `chunk_terms` and the loss take.
+        inputs: What its forward takes, each `(B, ...)`, and what `predictions` and the loss take.
         chunk_size: Pairs encoded at once.
-        batch_terms: Terms of the loss that need the whole batch, from what the encoders hand on.
-        chunk_terms: Terms that add up over chunks, from a chunk's output and its slice of `inputs`.
-        backward: Computes the gradient of a scalar; it may scale it.
-        backward_scale: By how much it scales.
+        alignment: Terms of the loss that need the whole batch, from global and local features of texts and images.
+        predictions: Terms that add up over chunks, from a chunk's output and its slice of `inputs`.
+        accelerator: Knows precision, scale of the gradient and other processes.
         divisor: What the terms are divided by before the gradient is computed: batches accumulated in one step.
-        without_sync: Context in which gradients are not exchanged with other processes.
 
     Returns:
         The terms of the whole batch, detached.
@@ -187,29 +109,33 @@ def cached_backward(
     ]
     device = inputs["input_ids"].device
     states, whole = encoded_without_graph(model, chunks, device)
-    terms = batch_terms(whole)
-    with without_sync():
-        backward(torch.stack(list(terms.values())).sum() / divisor)
+    trunk = training_model(accelerator.unwrap_model(model)).cffa
+    refinements = [part for part in (trunk.text_refinement, trunk.image_refinement) if part is not None]
+    with accelerator.autocast():
+        local = [refine(whole[name]) for refine, name in zip(refinements, CHOSEN, strict=False)]
+    terms = alignment((whole["text_global"], whole["image_global"]), (local[0], local[1]) if local else None)
+    with accelerator.no_sync(model):
+        accelerator.backward(torch.stack(list(terms.values())).sum() / divisor)
     terms = {name: value.detach() for name, value in terms.items()}
 
-    scale = backward_scale()
+    scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
     lengths = [len(chunk["input_ids"]) for chunk in chunks]
     gradients = [
         (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.float() / scale).split(lengths)
-        for tensor in whole.with_gradient()
+        for tensor in with_gradient(whole)
     ]
     for index, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
         set_random_state(device, state)
-        with nullcontext() if index == len(chunks) - 1 else without_sync():
-            with recorded_refinement(model) as recorder:
-                output = model(**of_the_model(chunk))
-            surrogate = sum(recorder.untouched, start=torch.zeros((), device=device))
-            for tensor, gradient in zip(recorder.chosen(output).with_gradient(), gradients, strict=True):
+        with nullcontext() if index == len(chunks) - 1 else accelerator.no_sync(model):
+            output = model(**of_the_model(chunk), refine=False)
+            # Distributed training waits for the gradient of every parameter in the backward pass of the last chunk.
+            surrogate = sum(0.0 * weight.sum() for part in refinements for weight in part.parameters())
+            for tensor, gradient in zip(with_gradient(output), gradients, strict=True):
                 # Words behind the longest caption of the chunk are padding of the whole batch.
                 surrogate = surrogate + (tensor.float() * gradient[index][:, : tensor.shape[1]]).sum()
-            of_chunk = chunk_terms(output, chunk)
-            backward(sum(of_chunk.values(), start=torch.zeros((), device=device)) / divisor + surrogate)
+            of_chunk = predictions(output, chunk)
+            accelerator.backward(sum(of_chunk.values(), start=torch.zeros((), device=device)) / divisor + surrogate)
         for name, value in of_chunk.items():
             terms[name] = terms.get(name, 0.0) + value.detach()
-        del output, recorder, surrogate, of_chunk, tensor
+        del output, surrogate, of_chunk, tensor
     return terms

@@ -17,6 +17,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from cffa_hf.names import LEARNING_RATE, LOSS_TERM
+
+# Names of log entries, or what they begin with, that only trackers and the log history need.
+NOT_PRINTED = (LEARNING_RATE, "temperature")
+
 
 class TrainingMonitor(TrainerCallback):
     """Collect values on the device, and read them only when a log entry is due: no step waits for them.
@@ -95,7 +100,7 @@ class TrainingMonitor(TrainerCallback):
     ) -> None:
         """Keep the learning rates of this step; the schedule changes them before they are logged."""
         groups = optimizer.param_groups if optimizer is not None else []
-        self._rates = {f"learning_rate_{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
+        self._rates = {f"{LEARNING_RATE}{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
         self._steps += 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -129,7 +134,7 @@ class TrainingMonitor(TrainerCallback):
         values = mean_over_processes(torch.cat([means, hits[None], counts])).tolist()  # waits for the device
         elapsed = max(time.perf_counter() - (self._started or 0.0) - self._paused, 1e-9)
         *terms, hit, targets, images, waited = values
-        logs = {f"loss_{name}": value for name, value in zip(self._sums, terms, strict=True)}
+        logs = {f"{LOSS_TERM}{name}": value for name, value in zip(self._sums, terms, strict=True)}
         if targets:
             logs["mlm_accuracy"] = 100 * hit / targets
         logs |= {name: float(rate) for name, rate in self._rates.items()}
@@ -152,7 +157,7 @@ class TrainingMonitor(TrainerCallback):
         Returns:
             The beginning of a message, or None if all is well so far.
         """
-        names = [name for name in logs if name.startswith("loss_")]
+        names = [name for name in logs if name.startswith(LOSS_TERM)]
         if any(not math.isfinite(logs[name]) for name in (*names, "loss") if name in logs):
             step, values = 0, []
             if self._first_bad is not None:
@@ -166,8 +171,8 @@ class TrainingMonitor(TrainerCallback):
 
 
 def headline(logs: dict[str, float]) -> dict[str, float]:
-    """Leave out of an entry what only trackers and the log history need, for the terminal."""
-    return {name: value for name, value in logs.items() if not name.startswith(("learning_rate_", "temperature"))}
+    """Leave out of an entry what is `NOT_PRINTED`, for the terminal."""
+    return {name: value for name, value in logs.items() if not name.startswith(NOT_PRINTED)}
 
 
 class ShortEntries(TrainerCallback):

@@ -24,7 +24,7 @@ from transformers.training_args import OptimizerNames
 
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import weights_digest
-from cffa_hf.data.collator import TrainingTransform
+from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
 from cffa_hf.errors import InputError
@@ -40,7 +40,7 @@ from cffa_hf.training.consensus import ConsensusDivision
 from cffa_hf.training.cpu_layers import use_cpu_layers
 from cffa_hf.training.cpu_memory import kept_memory
 from cffa_hf.training.distributed import process_count, synchronise_batch_norm
-from cffa_hf.training.gradient_cache import ChosenTokens, cached_backward
+from cffa_hf.training.gradient_cache import cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
 from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
@@ -51,17 +51,20 @@ class SamplerEpochCallback(TrainerCallback):
     """Tell the sampler which epoch begins.
 
     The stock loader forgets to when several processes resume in the middle of an epoch.
+
+    Attributes:
+        sampler: That of the running training; None before there is one.
     """
 
-    def __init__(self, trainer: "CFFATrainer"):
-        self.trainer = trainer
+    def __init__(self) -> None:
+        self.sampler: ShuffleSampler | IdentitySampler | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set the epoch, counted from 0."""
-        if self.trainer._train_sampler is not None:
-            self.trainer._train_sampler.set_epoch(int(state.epoch or 0))
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class CFFATrainer(SafeTrainer):
@@ -126,8 +129,8 @@ class CFFATrainer(SafeTrainer):
                 self.add_callback(short)
         self._batch_of_step = (-1, 0)
         self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
-        self._train_sampler: ShuffleSampler | IdentitySampler | None = None
-        self.add_callback(SamplerEpochCallback(self))
+        self._sampler_epoch = SamplerEpochCallback()
+        self.add_callback(self._sampler_epoch)
         self.consensus: ConsensusDivision | None = None
         if self.args.noisy_pairs == "consensus" and train_dataset is not None:
             self.consensus = ConsensusDivision(self, train_dataset, processing_class)
@@ -183,7 +186,7 @@ class CFFATrainer(SafeTrainer):
         if self.consensus is not None:
             inputs["pair_weights"] = self.consensus.of(batch["pairs"])
         if not training_model(self.accelerator.unwrap_model(model)).config.use_mlm:
-            inputs = {name: value for name, value in inputs.items() if not name.startswith(("mlm", "masked"))}
+            inputs = {name: value for name, value in inputs.items() if name not in MLM_INPUTS}
         if self.args.cached_batch_size is not None:
             return self._cached_step(model, inputs, self.args.cached_batch_size)
         return super().training_step(model, inputs, num_items_in_batch)
@@ -194,12 +197,7 @@ class CFFATrainer(SafeTrainer):
         loss = BatchLoss.of(self.args, inputs)
         accumulated = self.current_gradient_accumulation_steps
 
-        def batch_terms(tokens: ChosenTokens) -> dict[str, Tensor]:
-            with self.accelerator.autocast():
-                local = tokens.refined(training_model(self.accelerator.unwrap_model(model)))
-            return loss.alignment((tokens.text_global, tokens.image_global), local)
-
-        def chunk_terms(output: CFFAOutput, chunk: dict[str, Any]) -> dict[str, Tensor]:
+        def predictions(output: CFFAOutput, chunk: dict[str, Any]) -> dict[str, Tensor]:
             if output.mlm_logits is not None:
                 self.monitor.add_accuracy(output.mlm_logits, chunk["mlm_labels"])
             return loss.predictions(output, chunk["person_labels"], chunk.get("mlm_labels"))
@@ -208,12 +206,10 @@ class CFFATrainer(SafeTrainer):
             model,
             inputs,
             chunk_size,
-            batch_terms=batch_terms,
-            chunk_terms=chunk_terms,
-            backward=self.accelerator.backward,
-            backward_scale=lambda: 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale(),
+            alignment=loss.alignment,
+            predictions=predictions,
+            accelerator=self.accelerator,
             divisor=accumulated,
-            without_sync=lambda: self.accelerator.no_sync(model),
         )
         self.monitor.add_terms(self.state.global_step + 1, terms)
         return torch.stack(list(terms.values())).sum() / accumulated
@@ -389,10 +385,10 @@ class CFFATrainer(SafeTrainer):
         if self.args.sampler == "identity":
             batch_size = self.args.train_batch_size * self.args.world_size
             labels, captions = dataset.person_labels, self.args.captions_per_identity
-            self._train_sampler = IdentitySampler(labels, batch_size, captions, seed)
+            self._sampler_epoch.sampler = IdentitySampler(labels, batch_size, captions, seed)
         else:
-            self._train_sampler = ShuffleSampler(len(dataset), seed)
-        return self._train_sampler
+            self._sampler_epoch.sampler = ShuffleSampler(len(dataset), seed)
+        return self._sampler_epoch.sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer over `parameter_groups`; Adam as published unless another one is asked for."""

@@ -246,6 +246,7 @@ def test_files_that_are_none(tmp_path):
         (["--margin", "-1"], ["margin"]),
         (["--learn", "1e-3"], ["--learn"]),
         (["stray"], ["stray"]),
+        (["--enable_jit_checkpoint", "true"], ["enable_jit_checkpoint must be false", "SIGTERM"]),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_sentence(config, words, parts):

@@ -15,12 +15,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.data.collator import PairCollator
-from cffa_hf.data.pairs import PairDataset
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
-from cffa_hf.inputs.images import normalise_images
 from cffa_hf.training.distributed import (
     BatchCounts,
     SyncedBatchNorm1d,
@@ -28,8 +24,8 @@ from cffa_hf.training.distributed import (
     process_count,
     synchronise_batch_norm,
 )
-from cffa_hf.training.trainer import CFFATrainer
-from tests.tiny import MASK, person_rows, tiny_model, tiny_processor
+from tests.tiny import person_rows, tiny_model, tiny_processor
+from tests.trainers import QUIET, FixedTransform, tiny_trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GLOBAL_BATCH = 8
@@ -46,29 +42,6 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "cached_consensus": {"noisy_pairs": "consensus", "cached_batch_size": 3, "alignment_loss": "cmpm", "max_steps": 6},
     "identity_sampler": {"sampler": "identity", "captions_per_identity": 2},
 }
-
-
-class FixedTransform:
-    """Corruption without chance, so that one process draws what two do: every third word is predicted."""
-
-    def __init__(self, share: bool, mask: int = MASK):
-        self.share, self.mask = share, mask
-        self.seen: list[list[int]] = []
-
-    def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        self.seen.append(batch["person_labels"].tolist())
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        chosen = mask.bool() & (ids % 3 == 0) & (ids < self.mask)
-        result = {
-            "pixel_values": normalise_images(batch["pixel_values"]),
-            "person_labels": batch["person_labels"],
-            "input_ids": ids.masked_fill(chosen, self.mask) if self.share else ids,
-            "attention_mask": mask,
-            "mlm_labels": ids.masked_fill(~chosen, -100),
-        }
-        if not self.share:
-            result |= {"masked_input_ids": ids.masked_fill(chosen, self.mask), "masked_attention_mask": mask}
-        return result
 
 
 class KeepGradients(TrainerCallback):
@@ -89,41 +62,31 @@ def train(folder: str, processes: int, **options: Any) -> dict[str, Any]:
     fields, evaluate = options.pop("model", {}), options.pop("evaluate", False)
     rows = person_rows()
     processor = tiny_processor(rows)
-    data = PairDataset(rows, processor.tokenizer, (64, 32), 24)
-    if pairs < len(data):
-        shorter = [texts[:1] if index == 0 else texts for index, texts in enumerate(rows["captions"])]
-        data = PairDataset(
-            rows.remove_columns("captions").add_column("captions", shorter), processor.tokenizer, (64, 32), 24
-        )
+    shorter = rows
+    if pairs < len(rows) * 2:
+        texts = [texts[:1] if index == 0 else texts for index, texts in enumerate(rows["captions"])]
+        shorter = rows.remove_columns("captions").add_column("captions", texts)
     keeper, transform = KeepGradients(), FixedTransform(share)
     settings = {
-        "output_dir": folder,
-        "use_cpu": True,
-        "precision": "float32",
         "per_device_train_batch_size": GLOBAL_BATCH // processes,
         "max_steps": 3,
         "optim": "sgd",
         "learning_rate": 1e-3,
-        "warmup_epochs": 0.0,
         "logging_steps": 1,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "report_to": "none",
-        "disable_tqdm": True,
         "dataloader_drop_last": False,
         "accelerator_config": {"even_batches": False},
         "temperature": 0.1,
+        **QUIET,
         **options,
     }
-    trainer = CFFATrainer(
+    trainer = tiny_trainer(
+        folder,
+        rows=shorter,
+        processor=processor,
         model=tiny_model(**fields).train(),
-        args=CFFATrainingArguments(**settings),
-        train_dataset=data,
-        data_collator=PairCollator(processor.tokenizer.pad_token_id),
-        processing_class=processor,
-        training_transform=transform,
+        transform=transform,
         callbacks=[keeper],
+        **settings,
     )
     trainer.train()
     names = ("loss", "grad_norm", "mlm_accuracy")

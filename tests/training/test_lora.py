@@ -9,49 +9,33 @@ from safetensors.torch import load_file
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.data.collator import PairCollator
-from cffa_hf.data.pairs import PairDataset
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
 from cffa_hf.training.lora import add_lora, is_adapted, save_embedding_model, training_model
 from cffa_hf.training.optimisation import parameter_groups
 from cffa_hf.training.trainer import CFFATrainer
 from tests.tiny import images, person_rows, tiny_model, tiny_processor
-from tests.training.test_distributed import FixedTransform
+from tests.trainers import FixedTransform, tiny_trainer
 
 peft = pytest.importorskip("peft", reason="the extra cffa_hf[lora] is not installed")
 LORA = {"r": 4, "lora_alpha": 8}
 
 
 def lora_trainer(folder: Path, model: torch.nn.Module, max_steps: int = 4, **options) -> CFFATrainer:
-    rows = person_rows()
-    processor = tiny_processor(rows)
+    processor = tiny_processor(person_rows())
     settings = {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "precision": "float32",
         "per_device_train_batch_size": 8,
         "max_steps": max_steps,
         "learning_rate": 1e-2,
-        "warmup_epochs": 0.0,
         "lr_scheduler_type": "constant",
         "eval_strategy": "steps",
         "save_strategy": "steps",
         "eval_steps": 2,
         "save_steps": 2,
-        "report_to": "none",
-        "disable_tqdm": True,
         **options,
     }
-    return CFFATrainer(
-        model=model,
-        args=CFFATrainingArguments(**settings),
-        train_dataset=PairDataset(rows, processor.tokenizer, (64, 32), 24),
-        eval_dataset=rows,
-        data_collator=PairCollator(processor.tokenizer.pad_token_id),
-        processing_class=processor,
-        training_transform=FixedTransform(share=True, mask=processor.tokenizer.mask_token_id),
-    )
+    transform = FixedTransform(share=True, mask=processor.tokenizer.mask_token_id)
+    return tiny_trainer(folder, model=model, processor=processor, transform=transform, **settings)
 
 
 def fitting_model() -> CFFAForPreTraining:

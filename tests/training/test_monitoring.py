@@ -12,17 +12,12 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import set_seed
 
-from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.data.collator import PairCollator, TrainingTransform
-from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset
-from cffa_hf.modeling_cffa import CFFAForPreTraining
 from cffa_hf.training.monitoring import TrainingMonitor
 from cffa_hf.training.saving import RunStopped
 from cffa_hf.training.trainer import CFFATrainer
-from tests.tiny import IMAGE_SIZE, person_rows, tiny_config, tiny_processor
+from tests.trainers import QUIET, tiny_trainer
 
 
 class SlowPairs(PairDataset):
@@ -33,35 +28,10 @@ class SlowPairs(PairDataset):
         return super().__getitem__(index)
 
 
-def tiny_trainer(folder: Path, dataset_class: type[PairDataset] = PairDataset, **settings) -> CFFATrainer:
-    rows = person_rows()
-    processor = tiny_processor(rows)
-    tokenizer = processor.tokenizer
-    values = {
-        "logging_steps": 2,
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-4,
-        "precision": "float32",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        **settings,
-    }
-    set_seed(0)
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = tiny_config(text={"vocab_size": len(tokenizer), "max_position_embeddings": 24, **ids})
-    return CFFATrainer(
-        model=CFFAForPreTraining(config),
-        args=CFFATrainingArguments(output_dir=str(folder), **values),
-        train_dataset=dataset_class(rows, tokenizer, IMAGE_SIZE, 24),
-        eval_dataset=rows,
-        data_collator=PairCollator(tokenizer.pad_token_id),
-        processing_class=processor,
-        training_transform=TrainingTransform(SpecialTokens.from_tokenizer(tokenizer)),
-    )
+def monitored(folder: Path, **settings) -> CFFATrainer:
+    """A run of two epochs, six steps each, that logs every second step."""
+    every = {"logging_steps": 2, "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-4}
+    return tiny_trainer(folder, **{**every, **QUIET, **settings})
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
@@ -74,7 +44,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 def test_tensorboard_gets_everything(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    trainer = tiny_trainer(tmp_path / "run", report_to=["tensorboard"], eval_strategy="epoch")
+    trainer = monitored(tmp_path / "run", report_to=["tensorboard"], eval_strategy="epoch")
     trainer.train()
     board = scalars(tmp_path / "board")
     steps = {2, 4, 6, 8, 10, 12}
@@ -105,8 +75,8 @@ def test_other_trackers_get_everything(tmp_path, tracker):
         pytest.skip(f"{tracker} is not installed; it is the user's choice")
     script = f"""
 from pathlib import Path
-from tests.training.test_monitoring import tiny_trainer
-tiny_trainer(
+from tests.training.test_monitoring import monitored
+monitored(
     Path({str(tmp_path / "run")!r}), report_to=[{tracker!r}], eval_strategy="epoch", project="people", run_name="first"
 ).train()
 """
@@ -123,7 +93,7 @@ tiny_trainer(
 
 
 def test_the_wait_for_data_is_measured(tmp_path):
-    trainer = tiny_trainer(tmp_path, SlowPairs)
+    trainer = monitored(tmp_path, pairs=SlowPairs)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "data_time" in entry]
     # 4 pairs of at least 5 ms a step; accelerate reads one batch ahead, hence the mean over whole epochs.
@@ -134,7 +104,7 @@ def test_the_wait_for_data_is_measured(tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
-    trainer = tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, logging_steps=100)
+    trainer = monitored(tmp_path, save_strategy="steps", save_steps=2, logging_steps=100)
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("nan") if trainer.state.global_step == 3 else gradient
@@ -167,7 +137,7 @@ def test_accuracy_counts_the_masked_words():
 
 def test_no_step_waits_for_the_device(tmp_path):
     """Between two log entries no value is taken off the device."""
-    trainer = tiny_trainer(tmp_path, logging_steps=6)
+    trainer = monitored(tmp_path, logging_steps=6)
     reads: list[int] = []
     original = torch.Tensor.item
 
@@ -185,9 +155,7 @@ def test_no_step_waits_for_the_device(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_log_entries_end_at_checkpoints(tmp_path, workers):
-    trainer = tiny_trainer(
-        tmp_path, save_strategy="steps", save_steps=4, logging_steps=5, dataloader_num_workers=workers
-    )
+    trainer = monitored(tmp_path, save_strategy="steps", save_steps=4, logging_steps=5, dataloader_num_workers=workers)
     trainer.train()
     steps = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
     assert steps == [4, 5, 8, 10, 12]

@@ -21,7 +21,7 @@ from cffa_hf.training.saving import RunStopped, StopOnSignal, explained_writes
 from tests.checkpoints.test_conversion import Hostile
 from tests.processes import Run, write_people
 from tests.tiny import person_rows, tiny_model, tiny_processor
-from tests.training.test_trainer import new_model, new_trainer
+from tests.trainers import fitting_model, new_trainer
 
 TIMES = ("_runtime", "_per_second", "data_time", "data_time_share", "train_loss", "total_flos")
 
@@ -347,7 +347,7 @@ def test_adapters_and_whole_models_do_not_go_on_from_each_other(people, stopped,
     pytest.importorskip("peft", reason="the extra cffa_hf[lora] is not installed")
 
     def adapted(rank):
-        return add_lora(new_model(people), {"r": rank})
+        return add_lora(fitting_model(people["processor"]), {"r": rank})
 
     assert "its run trained whole models (no lora)" in refused_to_go_on(people, stopped, tmp_path, adapted(4))
     new_trainer(people, tmp_path / "lora", model=adapted(4), **ONE_STEP, save_steps=1).train()

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,15 +11,13 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, CLIP
 
 from cffa_hf import CFFAForPreTraining, CFFAModel
 from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.data.collator import PairCollator, TrainingTransform
-from cffa_hf.data.corruption import SpecialTokens
-from cffa_hf.data.pairs import PairDataset
+from cffa_hf.data.sampler import ShuffleSampler
 from cffa_hf.errors import RunStopped
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
-from cffa_hf.training.trainer import CFFATrainer
-from tests.tiny import images, person_rows, tiny_model, tiny_processor
+from cffa_hf.training.trainer import CFFATrainer, SamplerEpochCallback
+from tests.tiny import images, person_rows, tiny_processor
+from tests.trainers import QUIET, fitting_model, new_trainer
 
-CONTEXT = 24
 METRICS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
@@ -29,42 +28,7 @@ def data():
 
 
 def new_model(data, **fields):
-    vocabulary = len(data["processor"].tokenizer)
-    text = {"vocab_size": vocabulary, "max_position_embeddings": CONTEXT, "attention_dropout": 0.05}
-    return tiny_model(text=text, **fields)
-
-
-def new_trainer(data, folder, *, model=None, transform=None, eval_dataset=None, trainer_class=CFFATrainer, **changes):
-    """A trainer of 24 pairs in batches of 6: four steps an epoch."""
-    processor = copy.deepcopy(data["processor"])
-    options = {
-        "per_device_train_batch_size": 6,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-3,
-        "adam_epsilon": 1e-8,
-        "warmup_epochs": 0,
-        "logging_steps": 2,
-        "use_cpu": True,
-        "precision": "float32",
-        "disable_tqdm": True,
-        "report_to": "none",
-        "dataloader_pin_memory": False,
-        **changes,
-    }
-    return trainer_class(
-        model=model or new_model(data),
-        args=CFFATrainingArguments(output_dir=str(folder), **options),
-        train_dataset=PairDataset(data["train"], processor.tokenizer, (64, 32), CONTEXT),
-        eval_dataset=data["validation"] if eval_dataset is None else eval_dataset,
-        data_collator=PairCollator(processor.tokenizer.pad_token_id),
-        processing_class=processor,
-        training_transform=TrainingTransform(
-            SpecialTokens.from_tokenizer(processor.tokenizer), crop_padding=2, **(transform or {})
-        ),
-    )
-
-
-QUIET = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    return fitting_model(data["processor"], **fields)
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +271,14 @@ def test_resuming_in_the_middle_of_an_epoch(data, tmp_path):
     assert ours == pytest.approx(expected, rel=1e-6)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_the_sampler_is_told_which_epoch_begins():
+    told, expected, callback = ShuffleSampler(20, 0), ShuffleSampler(20, 0), SamplerEpochCallback()
+    expected.set_epoch(2)
+    for callback.sampler in (None, told):
+        callback.on_epoch_begin(None, SimpleNamespace(epoch=2.0), None)
+    assert list(told) == list(expected)
 
 
 # Optimisation
