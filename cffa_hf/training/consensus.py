@@ -29,7 +29,7 @@ from cffa_hf.data.sampler import ShuffleSampler
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.evaluator import encode_batches
 from cffa_hf.losses import LossSettings
-from cffa_hf.modeling_cffa import CFFAForPreTraining
+from cffa_hf.modeling_cffa import CFFAForPreTraining, Encoding
 from cffa_hf.training.lora import training_model
 from cffa_hf.training.resume_checks import CannotResume
 
@@ -53,13 +53,16 @@ class SideBySide(nn.Module):
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Encode normalised images `(B, 3, height, width)`, `(B, D + F)`, float32."""
-        features = self.model.cffa.encode_images(pixel_values)[:2]
-        return torch.cat([part.float() for part in features if part is not None], dim=1)
+        return side_by_side(self.model.cffa.encode_images(pixel_values))
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encode captions `(B, L)`, `(B, D + F)`, float32."""
-        features = self.model.cffa.encode_captions(input_ids, attention_mask)[:2]
-        return torch.cat([part.float() for part in features if part is not None], dim=1)
+        return side_by_side(self.model.cffa.encode_captions(input_ids, attention_mask))
+
+
+def side_by_side(encoding: Encoding) -> Tensor:
+    """Join global and local features, `(B, D + F)`, float32, not normalised."""
+    return torch.cat([part.float() for part in (encoding.pooled, encoding.local) if part is not None], dim=1)
 
 
 def batches_like_training(order: np.ndarray, batch_size: int) -> list[tuple[np.ndarray, int]]:
