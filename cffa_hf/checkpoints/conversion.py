@@ -40,7 +40,7 @@ WITHOUT_HEADS = {"use_flfr": False, "use_mlm": False, "use_identity": False}
 class Conversion:
     """A model with somebody's weights, and the account of them.
 
-    Args:
+    Attributes:
         model: The training model; its `base_model` is the CFFAModel.
         source: What the weights were read from.
         dropped: Names in the checkpoint -> why they were left out.

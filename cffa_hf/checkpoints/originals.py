@@ -34,7 +34,7 @@ VISION_HEAD_CHANNELS = {1280: 80, 1408: 88, 1664: 104}
 class SourceCheckpoint:
     """A checkpoint of whatever origin, as weights of CFFAForPreTraining and the configuration they were trained with.
 
-    Args:
+    Attributes:
         kind: What it is, for the account.
         config: Its sizes. Parts that it does not have are switched off.
         weights: By our names, float32.

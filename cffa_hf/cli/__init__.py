@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Args:
-        argv: command line without the program's name; None: that of the process.
+        argv: Command line without the program's name; None: that of the process.
 
     Returns:
         The exit status: 0, or 2 after a mistake in the input and 1 where the world stopped it, each one printed sentence.

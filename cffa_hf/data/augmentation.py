@@ -36,14 +36,14 @@ def augment_images(
 
     Args:
         pixels: `(batch, 3, height, width)`, uint8, on any device.
-        generator: source of all draws, on the CPU.
-        flip_probability: of a horizontal flip, in [0, 1].
-        padding: black pixels added on every side before a random crop back to the original size.
-        erasing_probability: of one rectangle being erased, in [0, 1].
-        erasing_area: smallest and largest erased share of the image. The rectangle is filled with 0 after
+        generator: Source of all draws, on the CPU.
+        flip_probability: Of a horizontal flip, in [0, 1].
+        padding: Black pixels added on every side before a random crop back to the original size.
+        erasing_probability: Of one rectangle being erased, in [0, 1].
+        erasing_area: Smallest and largest erased share of the image. The rectangle is filled with 0 after
             normalisation, which is CLIP's mean colour: the value that tells the model least.
-        mean: of each channel, on the scale of [0, 1].
-        std: likewise.
+        mean: Of each channel, on the scale of [0, 1].
+        std: Of each channel, on the same scale.
 
     Returns:
         `(batch, 3, height, width)`, float32, normalised.

@@ -23,12 +23,12 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
     the next start takes no time.
 
     Args:
-        dataset: splits of the dataset form.
-        workers: threads; by default one for each processor, at most 16.
-        progress: show a progress bar.
+        dataset: Splits of the dataset form.
+        workers: Threads; by default one for each processor, at most 16.
+        progress: Show a progress bar.
 
     Raises:
-        InputError: names the number of bad images and split, row and file of the first ones.
+        InputError: Names the number of bad images and split, row and file of the first ones.
     """
     marker = _marker(dataset)
     if marker is not None and marker.exists():

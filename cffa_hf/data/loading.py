@@ -32,20 +32,20 @@ def load_person_dataset(
     Args:
         dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or a folder with a metadata file, in one of the three
             layouts, or written by `save_to_disk`; or the name of a dataset on the Hub, "owner/name".
-        root: the folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
+        root: The folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
             the folder that `dataset` is relative to.
-        annotation_file: another annotation file; benchmarks only.
-        validation_identities: identities held out for validation where there is no validation split; 0 for none, None
+        annotation_file: Another annotation file; benchmarks only.
+        validation_identities: Identities held out for validation where there is no validation split; 0 for none, None
             for a sensible number.
-        test_identities: identities held out for test where the data have no splits; the benchmarks take only None.
-        seed: draws the identities that are held out.
+        test_identities: Identities held out for test where the data have no splits; the benchmarks take only None.
+        seed: Draws the identities that are held out.
 
     Returns:
         Splits "train", "validation" and "test", as far as there are any, with the columns `image` (not decoded),
         `captions`, `person_id`, `image_id`, `file_path` and `camera`; its `division` says how people came into them.
 
     Raises:
-        InputError: names what is wrong and the remedy, and what is possible when nothing fits.
+        InputError: Names what is wrong and the remedy, and what is possible when nothing fits.
     """
     name = str(dataset).strip()
     key = {spec.folder.lower(): spec.name for spec in ANNOTATION_FORMATS.values()}.get(name.lower(), name.lower())

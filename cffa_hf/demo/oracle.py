@@ -22,15 +22,15 @@ def oracle_ranks(root: str | Path, layout: str = "cuhk_pedes", split: str = "tes
     does not have, then by the number that the image does not show. Among equals the expected value is taken.
 
     Args:
-        root: folder given to `write_demo_dataset`.
-        layout: layout given to `write_demo_dataset`.
+        root: Folder given to `write_demo_dataset`.
+        layout: Layout given to `write_demo_dataset`.
         split: "train", "validation" or "test".
 
     Returns:
         "rank1", "rank5", "rank10" in percent.
 
     Raises:
-        InputError: if the demo is not there or has no such split.
+        InputError: If the demo is not there or has no such split.
     """
     path = Path(root) / get_layout(layout).folder / "attributes.jsonl"
     if not path.is_file():

@@ -41,15 +41,15 @@ class DemoImage:
 class Layout:
     """How a benchmark lies on the disk.
 
-    Args:
-        folder: name of the dataset's folder.
-        annotations: name of its JSON file.
-        path_key: key of the image path in a row.
-        first_id: the first train identity.
-        captions: captions per image.
-        validation: whether there is a validation split; without one its people belong to train.
-        processed_tokens: whether rows carry tokenised captions.
-        file_path: path of an image, relative to imgs/.
+    Attributes:
+        folder: Name of the dataset's folder.
+        annotations: Name of its JSON file.
+        path_key: Key of the image path in a row.
+        first_id: The first train identity.
+        captions: Captions per image.
+        validation: Whether there is a validation split; without one its people belong to train.
+        processed_tokens: Whether rows carry tokenised captions.
+        file_path: Path of an image, relative to imgs/.
     """
 
     folder: str
@@ -100,7 +100,7 @@ def get_layout(name: str) -> Layout:
     """Return a layout by its name.
 
     Raises:
-        InputError: if there is no such layout.
+        InputError: If there is no such layout.
     """
     if name not in LAYOUTS:
         raise InputError(f"there is no demo layout {name!r}; choose one of {', '.join(LAYOUTS)}.")
@@ -125,19 +125,19 @@ def write_demo_dataset(
     whatever `workers` is.
 
     Args:
-        root: folder that is to hold the dataset's folder, e.g. `ROOT` of `ROOT/CUHK-PEDES`.
+        root: Folder that is to hold the dataset's folder, e.g. `ROOT` of `ROOT/CUHK-PEDES`.
         layout: "cuhk_pedes", "icfg_pedes" or "rstpreid". ICFG-PEDES has one caption per image and no validation split:
             there the validation people belong to train.
-        identities: number of people in train, validation and test; no person is in two splits.
-        images_per_identity: number of images of each person.
-        seed: decides everything that is drawn.
-        workers: number of processes that render.
+        identities: Number of people in train, validation and test; no person is in two splits.
+        images_per_identity: Number of images of each person.
+        seed: Decides everything that is drawn.
+        workers: Number of processes that render.
 
     Returns:
         The dataset's folder, `root/CUHK-PEDES` for "cuhk_pedes".
 
     Raises:
-        InputError: if the layout is unknown, a number is too small, or the folder holds a dataset that is not a demo.
+        InputError: If the layout is unknown, a number is too small, or the folder holds a dataset that is not a demo.
     """
     spec = get_layout(layout)
     if min(identities) < 0 or sum(identities) == 0 or images_per_identity < 1 or seed < 0:

@@ -27,7 +27,7 @@ from cffa_hf.metrics.reranking import KReciprocalReranking
 class RetrievalEmbeddings:
     """A split, embedded: every caption is a query, every image a gallery item.
 
-    Args:
+    Attributes:
         text: Unit embeddings of the captions, `(captions, width)`, float32, on the CPU.
         image: Unit embeddings of the images, `(images, width)`, float32, on the CPU.
         text_ids: Identities of the captions, `(captions,)`.
@@ -71,7 +71,7 @@ class RetrievalEmbeddings:
         """Rank in both directions with k-reciprocal re-ranking.
 
         Args:
-            neighbours: k of the re-ranking.
+            neighbours: `k` of the re-ranking.
 
         Returns:
             The re-ranking of the images, text-to-image and image-to-text.

@@ -23,8 +23,8 @@ def slice_metrics(ranks: MatchRanks, groups: Mapping[str, Tensor]) -> dict[str, 
     """Average the metrics over groups of queries.
 
     Args:
-        ranks: of the matches.
-        groups: marks the queries of each group, bool `(queries,)`; a query may be in several.
+        ranks: Of the matches.
+        groups: Marks the queries of each group, bool `(queries,)`; a query may be in several.
 
     Returns:
         For each group of at least `SMALLEST` queries that have a match: metrics in percent, and `queries`.
@@ -67,7 +67,7 @@ def attribute_groups(rows: datasets.Dataset) -> dict[str, Tensor]:
         Nothing where the data have no such file.
 
     Raises:
-        InputError: if the file is broken or lacks an image of the split.
+        InputError: If the file is broken or lacks an image of the split.
     """
     path = _find(rows)
     if path is None:

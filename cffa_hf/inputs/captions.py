@@ -9,7 +9,7 @@ def clean_caption(text: str) -> str:
     """Repair a caption's encoding and fold its white space, as CLIP's own tokenizer does before lower-casing.
 
     Args:
-        text: a caption as found in an annotation file or typed by a user; any string.
+        text: A caption as found in an annotation file or typed by a user; any string.
 
     Returns:
         The text with mojibake repaired, HTML entities unescaped (twice: annotation files hold `&amp;lt;`), and every

@@ -37,14 +37,14 @@ def read_image(source: ImageSource) -> Image.Image:
     animation the first frame is taken.
 
     Args:
-        source: a path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, or an
+        source: A path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, or an
             image of Pillow.
 
     Returns:
         A loaded image in mode "RGB".
 
     Raises:
-        InputError: the file is missing, truncated, no regular file, no image of the formats that are read, or has more
+        InputError: The file is missing, truncated, no regular file, no image of the formats that are read, or has more
             than `MAX_PIXELS` pixels.
 
     Example:
@@ -148,11 +148,11 @@ def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:
     """Read an image and resize it bilinearly: `(3, height, width)`, uint8, the pixels that the processor normalises.
 
     Args:
-        source: whatever `read_image` takes.
-        image_size: height and width.
+        source: Whatever `read_image` takes.
+        image_size: Height and width.
 
     Raises:
-        InputError: the image is missing or cannot be read.
+        InputError: The image is missing or cannot be read.
 
     Example:
         >>> load_pixels(Image.new("RGB", (20, 60), "white"), (96, 32)).shape
@@ -172,8 +172,8 @@ def normalise_images(
 
     Args:
         pixels: `(batch, 3, height, width)`, uint8.
-        mean: of each channel, on the scale of [0, 1].
-        std: likewise.
+        mean: Of each channel, on the scale of [0, 1].
+        std: Of each channel, on the same scale.
 
     Returns:
         A float32 tensor of the same shape.

@@ -13,7 +13,7 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
     """Make a folder if it is not there, and write a file into it that vanishes again.
 
     Raises:
-        InputError: if it cannot be made or nothing can be written into it.
+        InputError: If it cannot be made or nothing can be written into it.
     """
     path = Path(folder)
     try:

@@ -45,9 +45,9 @@ def stress_figure(
     """Draw how a metric falls with the strength of each disturbance, captions and images side by side.
 
     Args:
-        stress: as `cffa_hf.evaluation.stress.stress` returns it.
-        sound: metrics without disturbance.
-        metric: which one is drawn.
+        stress: As `cffa_hf.evaluation.stress.stress` returns it.
+        sound: Metrics without disturbance.
+        metric: Which one is drawn.
     """
     figure = new_figure(7.4, 3.9)
     panels = figure.subplots(1, 2, sharey=True)

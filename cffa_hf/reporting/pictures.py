@@ -27,7 +27,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure; the suffix chooses the format (png, pdf, svg).
 
     Raises:
-        InputError: if the file cannot be written or the suffix means no format.
+        InputError: If the file cannot be written or the suffix means no format.
     """
     path = Path(path)
     try:

@@ -28,8 +28,8 @@ def comparison_table(comparison: Mapping[str, Any], names: tuple[str, str] | Non
     """Return a line for each direction and metric: both systems, the difference with its interval, the p value.
 
     Args:
-        comparison: two checkpoints, or plain and re-ranked.
-        names: of the other and of this; by default the other checkpoint's, and `this`.
+        comparison: Two checkpoints, or plain and re-ranked.
+        names: Of the other and of this; by default the other checkpoint's, and `this`.
     """
     lines = [["", "", *(names or (comparison["other"]["name"], "this")), "difference", "p"]]
     for direction, title in DIRECTIONS.items():

@@ -34,8 +34,8 @@ class SearchResult:
     """One image that a sentence found.
 
     Attributes:
-        path: of the image.
-        score: of the sentence and the image, in [-1, 1].
+        path: Of the image.
+        score: Of the sentence and the image, in [-1, 1].
     """
 
     path: str
@@ -46,13 +46,13 @@ class Gallery:
     """Images of persons as unit embeddings; a sentence ranks them by dot product.
 
     Args:
-        model: embeds sentences; the same that embedded the images.
-        processor: its processor.
-        embeddings: of the images, `(images, width)`, float32.
-        paths: what to call each image.
+        model: Embeds sentences; the same that embedded the images.
+        processor: Its processor.
+        embeddings: Of the images, `(images, width)`, float32.
+        paths: What to call each image.
 
     Raises:
-        InputError: if there is no image, or not one path for each embedding.
+        InputError: If there is no image, or not one path for each embedding.
     """
 
     def __init__(self, model: CFFAModel, processor: CLIPProcessor, embeddings: Tensor, paths: Sequence[str]):
@@ -81,15 +81,15 @@ class Gallery:
         """Embed images; one that cannot be read is left out with a warning.
 
         Args:
-            model: on any device.
-            processor: its processor.
-            images: whatever `read_image` takes.
-            paths: what to call each image.
-            batch_size: images embedded at once.
-            progress: show a progress bar.
+            model: On any device.
+            processor: Its processor.
+            images: Whatever `read_image` takes.
+            paths: What to call each image.
+            batch_size: Images embedded at once.
+            progress: Show a progress bar.
 
         Raises:
-            InputError: if not one image can be read.
+            InputError: If not one image can be read.
         """
         size = processor.image_processor.size
         read = partial(_read, image_size=(size["height"], size["width"]))
@@ -128,7 +128,7 @@ class Gallery:
         """Embed all images below a folder; files of other kinds are passed over.
 
         Raises:
-            InputError: if there is no such folder, or no image in it.
+            InputError: If there is no such folder, or no image in it.
         """
         paths = find_images(folder)
         return cls.from_images(model, processor, paths, paths, progress=progress)
@@ -137,7 +137,7 @@ class Gallery:
         """Return the k best images for a sentence, best first; equal scores in the order of the gallery.
 
         Raises:
-            InputError: if the sentence is blank or k is below 1.
+            InputError: If the sentence is blank or k is below 1.
         """
         if not sentence.strip():
             raise InputError("The sentence is blank; describe the person to look for.")
@@ -156,7 +156,7 @@ class Gallery:
         A gallery that is there is replaced in one moment, when its index names the new embeddings.
 
         Raises:
-            InputError: if the folder cannot be written; what was there is untouched.
+            InputError: If the folder cannot be written; what was there is untouched.
         """
         folder = Path(folder)
         tensors = {"embeddings": self.embeddings.contiguous(), "probe": _probe(self.model)}
@@ -173,7 +173,7 @@ class Gallery:
         """Read what `save` wrote.
 
         Raises:
-            InputError: if the files are missing or broken, or another model made them.
+            InputError: If the files are missing or broken, or another model made them.
         """
         folder = Path(folder)
         try:
@@ -212,7 +212,7 @@ def find_images(folder: str | Path) -> list[str]:
     The folder itself may be a link.
 
     Raises:
-        InputError: if there is no such folder, or no image in it.
+        InputError: If there is no such folder, or no image in it.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
