@@ -58,7 +58,7 @@ def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool 
         heads: Load the training model of a training checkpoint, with its cross-modal layers.
 
     Raises:
-        InputError: If it is not there, or no whole CFFA model with its processor, as in `open_model`.
+        InputError: If it is not there, or no complete CFFA model with its processor, as in `open_model`.
     """
     opened = open_model(name, heads=heads)
     folder, model = opened.folder, opened.model

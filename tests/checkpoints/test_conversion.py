@@ -349,7 +349,7 @@ def test_stride_is_read_from_the_position_table():
         fit_positions(196, 16, [(384, 128)], None)
     with pytest.raises(InputError, match="stride of 12"):
         fit_positions(192, 16, [(384, 128)], 12)
-    with pytest.raises(InputError, match=r"strides of 12, 11, 10 pixels.*--stride"):
+    with pytest.raises(InputError, match=r"strides of 12, 11, 10 pixels.*stride"):
         fit_positions(10, 16, [(64, 32)], None)
 
 
@@ -360,11 +360,11 @@ def test_overlapping_patches(tmp_path):
     assert (config.stride, config.grid_size, config.select_ratio) == (12, (5, 2), 0.5)
     with pytest.raises(InputError, match=r"best\.pth.*10 \+ 1 rows.*64 x 32.*stride of 16"):
         convert(path, image_size=IMAGE_SIZE, stride=16)
-    with pytest.raises(InputError, match=r"384 x 128.*--image-size"):
+    with pytest.raises(InputError, match=r"384 x 128.*image_size"):
         convert(path)
     with pytest.raises(InputError, match="select_ratio"):
         convert(path, image_size=IMAGE_SIZE, stride=12, select_ratio=1.5)
-    with pytest.raises(InputError, match="--stride must be at least 1"):
+    with pytest.raises(InputError, match="stride must be at least 1"):
         convert(path, image_size=IMAGE_SIZE, stride=0)
 
 
@@ -515,10 +515,10 @@ def test_missing_and_unknown_weights_are_named(tmp_path):
         with pytest.raises(InputError, match=f"lacks '{name}'"):
             convert(save(less, tmp_path / "x.pth"), image_size=IMAGE_SIZE)
     for name in ("base_model.visual.surprise", "surprise.weight"):
-        with pytest.raises(InputError, match=f"nobody knows '{name}'"):
+        with pytest.raises(InputError, match=f"it has the unknown '{name}'"):
             convert(save({**weights, name: torch.zeros(2)}, tmp_path / "x.pth"), image_size=IMAGE_SIZE)
     probe = {**original_clip(clip_model().state_dict()), "visual.attn_pool.probe": torch.zeros(2)}
-    with pytest.raises(InputError, match=r"nobody knows 'visual\.attn_pool\.probe'"):
+    with pytest.raises(InputError, match=r"it has the unknown 'visual\.attn_pool\.probe'"):
         convert(save(probe, tmp_path / "x.pth"))
 
 
