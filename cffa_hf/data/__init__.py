@@ -1,7 +1,7 @@
 """Annotation files -> rows -> splits -> pairs -> batches.
 
 Read rows.py (the one validated row), annotations.py and own_data.py (files), division.py and seen.py (who is in which
-split, and what a checkpoint has seen), loading.py (the one way in), checks.py, leaks.py and facts.py, pairs.py,
+split, and what a checkpoint has seen), loading.py (`load_person_dataset`), checks.py, leaks.py and facts.py, pairs.py,
 image_cache.py, collator.py with augmentation.py and corruption.py, sampler.py, workers.py.
 """
 

@@ -1,4 +1,4 @@
-"""The annotation files of the three benchmarks: one table of specs, one function."""
+"""The annotation files of the three benchmarks: a table of formats, and one function that reads any of them."""
 
 import json
 import logging
@@ -21,11 +21,9 @@ from cffa_hf.data.rows import (
     validate_rows,
 )
 from cffa_hf.errors import InputError
+from cffa_hf.names import DEMO_MARKER
 
 logger = logging.getLogger(__name__)
-
-# A file of this name beside the annotations marks rendered demo data, whose counts are not the official ones.
-DEMO_MARKER = "demo.json"
 
 
 @dataclass(frozen=True)

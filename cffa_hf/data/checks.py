@@ -19,7 +19,7 @@ from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
 def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: bool = True) -> None:
     """Open and decode every image, and report all that are missing or unreadable at once.
 
-    When all are sound, that is remembered in the cache of `datasets` by paths, sizes and times of the files, so that
+    When all can be read, that is remembered in the cache of `datasets` by paths, sizes and times of the files, so that
     the next start takes no time.
 
     Args:

@@ -1,4 +1,4 @@
-"""The one way to a dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
+"""Loading of any dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
 
 import json
 import re
@@ -69,16 +69,11 @@ def load_person_dataset(
             return load_dataset_dict(_load_saved(folder), str(folder), folders=[folder], **numbers)
         if find_metadata(folder):
             return load_folder(folder, **numbers)
-        raise InputError(f"{folder}: this folder holds no dataset that is understood; {_possibilities()}.")
+        raise InputError(f"{folder}: this folder holds no dataset of a known layout; {_possibilities()}.")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)
     return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
-
-
-def person_classes(train: Dataset) -> dict[int, int]:
-    """Number the identities of the train split without gaps, from 0, in ascending order of `person_id`."""
-    return {identity: label for label, identity in enumerate(sorted(set(train["person_id"])))}
 
 
 def _possibilities() -> str:

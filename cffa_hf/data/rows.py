@@ -148,7 +148,7 @@ def validate_rows(
     file, row = locate(index) if locate else (source, index)
     record = records[index]
     if not isinstance(record, dict):
-        raise row_error(file, row, None, f"is {shorten(record)}, not an object with keys; mend or remove it") from None
+        raise row_error(file, row, None, f"is {shorten(record)}, not an object with keys; fix or remove it") from None
     image = record.get("file_path")
     raise row_error(file, row, image, _problem(first, dict(names or {}))) from None
 
@@ -162,9 +162,7 @@ def _problem(error: Any, names: dict[str, str]) -> str:
     if field == "captions" and inner:
         if kind == "value_error":
             return f"has a blank caption (number {inner[0] + 1} of {key!r}); fill it in or remove it"
-        return (
-            f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; mend or remove it"
-        )
+        return f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; fix or remove it"
     if kind == "too_short":
         return f"has an empty list of {key!r}; every image needs at least one caption: add one or remove the row"
     if kind == "value_error":

@@ -1,4 +1,4 @@
-"""Processes that load data leave signals to the main process."""
+"""Signal handling of the processes that load data: the main process handles SIGTERM and SIGINT alone."""
 
 import os
 import signal
