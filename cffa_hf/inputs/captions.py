@@ -1,4 +1,4 @@
-"""One way to clean a caption, used where captions are read and where a query comes in."""
+"""Cleaning of captions, the same for datasets and for queries."""
 
 import html
 

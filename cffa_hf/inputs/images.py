@@ -1,4 +1,4 @@
-"""Open image files safely, and check all of them before a long run starts."""
+"""Image files: read safely, resized and normalised."""
 
 import io
 import os
@@ -31,7 +31,7 @@ ImageSource = str | os.PathLike[str] | bytes | dict[str, Any] | Image.Image
 
 
 def read_image(source: ImageSource) -> Image.Image:
-    """Read an image whole, upright and in RGB.
+    """Read a complete image, upright and in RGB.
 
     The EXIF orientation is applied, transparent pixels are laid on white, 16-bit grey is scaled to 8 bits, of an
     animation the first frame is taken.
@@ -87,13 +87,13 @@ def _locate(source: ImageSource) -> tuple[str, Any]:
         if content is not None:
             return path or "the image", io.BytesIO(content)
         if not path:
-            raise InputError("An image has neither a path nor bytes; mend or remove its row.")
+            raise InputError("An image has neither a path nor bytes; fix or remove its row.")
         return str(path), path
     return os.fspath(source), source
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; damaged EXIF data do not spoil an image whose pixels are sound."""
+    """Apply the EXIF orientation; damaged EXIF data are ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -138,8 +138,8 @@ def first_escape(folder: Path, paths: Sequence[str]) -> int | None:
             except OSError:
                 links = set()
             parents[parent] = inside(directory), links
-        sound, links = parents[parent]
-        if not sound or (name in links and not inside(os.path.join(folder, path))):
+        parent_is_inside, links = parents[parent]
+        if not parent_is_inside or (name in links and not inside(os.path.join(folder, path))):
             return index
     return None
 

@@ -27,7 +27,7 @@ CLIP_MERGES = 49152 - 256 - 2
 
 
 def clip_tokenizer(merges: str | Path) -> CLIPTokenizer:
-    """Build CLIP's tokenizer offline, its last merge (`jekyll</w>`, id 49405) given up for the mask token.
+    """Build CLIP's tokenizer offline, its last merge (`jekyll</w>`, id 49405) replaced by the mask token.
 
     Words spelt with the lost merge still tokenise, into two pieces.
 
@@ -52,7 +52,7 @@ def clip_tokenizer(merges: str | Path) -> CLIPTokenizer:
 
 
 def add_mask_token(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
-    """Return a copy of a CLIP tokenizer whose last merge, id V-3, is given up for the mask token; it pads with the end.
+    """Return a copy of a CLIP tokenizer whose last merge, id V-3, is replaced by the mask token; it pads with the end token.
 
     The vocabulary keeps its size, so that the token embeddings of a CLIP checkpoint fit. A tokenizer that has the mask
     token there already is returned as it is.
@@ -97,7 +97,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CLIPTokeni
             size is `len(tokenizer)`, and the last three ids are the special ones in any case.
 
     Raises:
-        InputError: The size leaves no room for the 512 byte tokens, three special tokens and one merge.
+        InputError: The size is too small for the 512 byte tokens, three special tokens and one merge.
 
     Example:
         >>> tokenizer = train_tokenizer(["a man in a red coat", "a woman in a red hat"], 530)

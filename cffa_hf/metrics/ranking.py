@@ -261,7 +261,9 @@ def _rank_in_chunks(
             ordered = _sort_rows(scores)
             unordered = ordered[:, -1].isnan().nonzero().flatten()  # a sort puts NaN last
             if len(unordered):
-                raise InputError(f"The scores of query {start + int(unordered[0])} hold NaN; mend them before ranking.")
+                raise InputError(
+                    f"The scores of query {start + int(unordered[0])} hold NaN; replace them before ranking."
+                )
             ranks.append(_ranks_of_matches(ordered, own, real, counted).cpu())
             counts.append(counted.sum(dim=1).cpu())
     empty = torch.zeros(0, dtype=torch.int64)
@@ -295,7 +297,7 @@ def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tenso
 def _sort_rows(scores: Tensor) -> Tensor:
     """Sort every row ascending; on the CPU in place.
 
-    torch sorts values together with their indices, which nobody needs here; numpy sorts values alone, in vector
+    torch sorts values together with their indices, which are not needed here; numpy sorts values alone, in vector
     instructions, more than ten times as fast.
     """
     if scores.device.type != "cpu":
