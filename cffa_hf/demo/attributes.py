@@ -1,4 +1,4 @@
-"""Who the demo's people are: attributes, near neighbours, and what a view of a person shows."""
+"""The people of the demo: attributes, similar people, and what a view of a person shows."""
 
 from dataclasses import asdict, dataclass, fields, replace
 
