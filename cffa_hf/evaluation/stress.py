@@ -137,7 +137,7 @@ class DisturbedImages(Dataset[Sample]):
     """The images of a split, each disturbed as it is read.
 
     Args:
-        images: The sound ones.
+        images: The undisturbed ones.
         change: A disturbance's.
         strength: Its strength.
     """
@@ -157,13 +157,13 @@ class DisturbedImages(Dataset[Sample]):
 def stress(
     model: nn.Module, rows: datasets.Dataset, evaluator: RetrievalEvaluator, embeddings: RetrievalEmbeddings
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Evaluate under every disturbance, in captions against sound images or in images against sound captions.
+    """Evaluate under every disturbance, in captions against unchanged images, or in images against unchanged captions.
 
     Args:
         model: Any with `get_image_features` and `get_text_features`.
         rows: The split.
         evaluator: Of the split.
-        embeddings: Of the sound split.
+        embeddings: Of the undisturbed split.
 
     Returns:
         Text-to-image metrics, percent, by "captions" or "images", name of the disturbance, and strength in words.
