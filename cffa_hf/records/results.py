@@ -77,7 +77,7 @@ def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, di
         "splits": {**_earlier_splits(path, checkpoint), **entries},
         "versions": package_versions(),
     }
-    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n", remedy="choose another --output_dir")
+    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n", remedy="choose another output_dir")
     return results
 
 
