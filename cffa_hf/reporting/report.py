@@ -82,5 +82,5 @@ def write_report(
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output_dir.") from error
     return path

@@ -40,15 +40,15 @@ def comparison_table(comparison: Mapping[str, Any], names: tuple[str, str] | Non
     return lines
 
 
-def stress_table(stress: Mapping[str, Any], sound: Mapping[str, float]) -> Table:
+def stress_table(stress: Mapping[str, Any], baseline: Mapping[str, float]) -> Table:
     """Return a line for each disturbance and strength, text-to-image, and what is lost in Rank-1."""
     lines = [["disturbed", "by", "strength", *METRICS.values(), "lost Rank-1"]]
-    lines.append(["nothing", "", "", *(f"{sound[metric]:.2f}" for metric in METRICS), ""])
+    lines.append(["nothing", "", "", *(f"{baseline[metric]:.2f}" for metric in METRICS), ""])
     for kind, disturbances in stress.items():
         for name, strengths in disturbances.items():
             for strength, metrics in strengths.items():
                 cells = [f"{metrics[metric]:.2f}" for metric in METRICS]
-                lines.append([kind, name, strength, *cells, f"{sound['rank1'] - metrics['rank1']:.2f}"])
+                lines.append([kind, name, strength, *cells, f"{baseline['rank1'] - metrics['rank1']:.2f}"])
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A gallery of person images, embedded once, that sentences rank."""
+"""A gallery of person images: embedded once, ranked by sentences."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPProcessor
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import file_digest, write_tensors, write_text
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inference.modes import evaluation_mode
@@ -114,9 +114,7 @@ class Gallery:
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             embeddings = Embedder(model, processor).encode(batches(pool))
         if not kept:
-            raise InputError(
-                f"None of the {len(paths)} images can be read: {failures[0] if failures else 'none given'}"
-            )
+            raise InputError(f"None of the {len(paths)} images can be read: {[*failures, 'there are none.'][0]}")
         if failures:
             warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=2)
         return cls(model, processor, embeddings, kept)
@@ -153,7 +151,7 @@ class Gallery:
     def save(self, folder: str | Path) -> None:
         """Write the embeddings (safetensors) and the paths (JSON), without the model.
 
-        A gallery that is there is replaced in one moment, when its index names the new embeddings.
+        An earlier gallery is replaced atomically, when its index names the new embeddings.
 
         Raises:
             InputError: If the folder cannot be written; what was there is untouched.
@@ -193,7 +191,7 @@ class Gallery:
                 raise ValueError("its embeddings are not finite numbers in float32")
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise InputError(
-                f"{folder}: no gallery can be read from there ({error}); embed the images again."
+                f"{folder}: no gallery can be read from there ({one_line(error)}); embed the images again."
             ) from error
         own = _probe(model)
         if probe.shape != own.shape or not torch.allclose(probe, own, atol=1e-3):
