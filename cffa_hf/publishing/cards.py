@@ -57,7 +57,7 @@ def read_notes(readme: str, source: str) -> str | None:
     if counts != (1, 1) or end < begin:
         raise InputError(
             f"{source}: the marks {BEGIN_NOTES} and {END_NOTES} must stand there once each, in this order, or what was "
-            "written between them would be lost: mend the card first."
+            "written between them would be lost: fix the card first."
         )
     return readme[begin + len(BEGIN_NOTES) : end].strip()
 
@@ -155,7 +155,7 @@ def model_metadata(
 def merge_metadata(data: CardData, kept: Mapping[str, Any] | None) -> None:
     """Take over from an earlier card the fields that the new one does not set, and its tags.
 
-    What the old card said of results, base model and data is not taken over: it is made anew or it is gone.
+    What the old card said of results, base model and data is not taken over: it is made again or it is gone.
     """
     made = {"eval_results", "model_name", "model-index", "base_model", "base_model_relation", "datasets", "tags"}
     if data.get("license") is not None:
