@@ -1,4 +1,4 @@
-"""`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a person searcher."""
+"""`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a retrieval model."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
