@@ -38,7 +38,7 @@ WITHOUT_HEADS = {"use_flfr": False, "use_mlm": False, "use_identity": False}
 
 @dataclass
 class Conversion:
-    """A model with somebody's weights, and what became of each of them.
+    """A model with the weights of a checkpoint, and what became of each of them.
 
     Attributes:
         model: The training model; its `base_model` is the CFFAModel.
@@ -82,7 +82,7 @@ def load_source(source: str, **reading: Any) -> SourceCheckpoint:
             checkpoint = read_original(weights, **reading)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-        # Only what is taken over: the mask that some files hold beside it is infinite by right.
+        # Only what is taken over: the mask that some files hold beside it is meant to be infinite.
         check_finite({checkpoint.origins[name]: value for name, value in checkpoint.weights.items()}, source)
         return checkpoint
     return load_pretrained(source)
@@ -186,7 +186,7 @@ def build_model(source: SourceCheckpoint, config: CFFAConfig, *, strict: bool = 
     Args:
         source: The checkpoint.
         config: Configuration of the model.
-        strict: False: local features and heads that the checkpoint lacks, or has in another size, are left fresh.
+        strict: False: local features and heads that the checkpoint lacks, or has in another size, are newly initialised.
 
     Raises:
         InputError: If a weight is missing or has another shape than the sizes of the model demand.
@@ -281,14 +281,14 @@ def convert(
 
 
 def summary(conversion: Conversion) -> list[str]:
-    """Say in a few lines what was mapped, resized, assumed, dropped and left fresh."""
+    """Say in a few lines what was mapped, resized, assumed, dropped and newly initialised."""
     lines = [f"{conversion.source.kind}, {len(set(conversion.mapped.values()))} weights taken over"]
     if conversion.resized:
         lines.append(f"resized: {', '.join(conversion.resized)}")
     if conversion.source.assumed:
         lines.append(f"assumed: {', '.join(conversion.source.assumed)} (options of cffa-hf convert change it)")
     lines.append(f"dropped: {by_module(conversion.dropped)}")
-    lines.append(f"left fresh: {by_module(conversion.fresh)}")
+    lines.append(f"newly initialised: {by_module(conversion.fresh)}")
     return lines
 
 

@@ -40,7 +40,7 @@ class SourceCheckpoint:
         weights: By our names, float32.
         origins: Our name -> name in the checkpoint.
         dropped: Name in the checkpoint -> why it has no place here.
-        assumed: What the shapes do not tell and nobody said.
+        assumed: What the shapes do not tell and no argument said.
         is_clip: Whether it is a general CLIP, whose positions are yet to be resized to images of persons.
     """
 

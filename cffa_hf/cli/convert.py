@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         for title, names in (
             ("mapped", {name: f"from {origin}" for name, origin in conversion.mapped.items()}),
             ("dropped", conversion.dropped),
-            ("left fresh", conversion.fresh),
+            ("newly initialised", conversion.fresh),
         ):
             print("\n".join([f"{title}:", *(f"  {name}: {note}" for name, note in names.items())]))
     print(

@@ -322,9 +322,7 @@ def is_openai_clip(record: dict[str, Any]) -> bool:
     return str(record.get("init_from")).startswith("openai/clip")
 
 
-def model_licence(
-    dataset: dict[str, Any], spec: AnnotationFormat | None, rendered: bool, repo_id: str
-) -> tuple[dict[str, Any], str]:
+def model_licence(spec: AnnotationFormat | None, rendered: bool, repo_id: str) -> tuple[dict[str, Any], str]:
     """Choose the licence's metadata and say what it rests on."""
     code = "The code is under the Apache License 2.0."
     if rendered:

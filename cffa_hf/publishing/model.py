@@ -16,7 +16,7 @@ from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError
 from cffa_hf.names import RESULTS, RUN_RECORD, SEEN_RECORD, STATE_FILE, TRAINING_PICTURE
-from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_nobody
+from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_only_rendered_people
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.publishing.curves import draw_training_curves
 from cffa_hf.publishing.folders import new_folder, replace_folder
@@ -233,7 +233,7 @@ def copy_records(source: Path, out: Path, *, private: bool, with_pictures: bool 
     shutil.copyfile(source / RESULTS, out / RESULTS)
     for pattern in PICTURES:
         picture = first_picture(source, pattern)
-        if picture and pattern == "*ranking.png" and not (private or with_pictures or shows_nobody(out)):
+        if picture and pattern == "*ranking.png" and not (private or with_pictures or shows_only_rendered_people(out)):
             logger.warning(
                 f"{picture} is left out: it shows people, and they are not known to be rendered (run_eval.py of this "
                 "version records that); --with-pictures publishes it, if they have agreed."

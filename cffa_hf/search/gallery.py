@@ -114,7 +114,8 @@ class Gallery:
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             embeddings = Embedder(model, processor).encode(batches(pool))
         if not kept:
-            raise InputError(f"None of the {len(paths)} images can be read: {[*failures, 'there are none.'][0]}")
+            reason = failures[0] if failures else "there are none."
+            raise InputError(f"None of the {len(paths)} images can be read: {reason}")
         if failures:
             warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=2)
         return cls(model, processor, embeddings, kept)

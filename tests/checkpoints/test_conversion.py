@@ -322,7 +322,7 @@ def test_the_golden_checkpoint_through_the_command(golden_folder, tmp_path, caps
     assert "tell the size that it was trained at" in capsys.readouterr().err
     assert main([*words, "--image-size", "192", "64"]) == 0
     printed = capsys.readouterr().out
-    for part in ("CFFA, 83 weights", "model only", "300", "select ratio 0.3", "left fresh: nothing", "192 x 64"):
+    for part in ("CFFA, 83 weights", "model only", "300", "select ratio 0.3", "newly initialised: nothing", "192 x 64"):
         assert part in printed
     assert "visul_emb_layer.linear.weight: never used" in printed
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
@@ -581,14 +581,14 @@ def test_a_run_starts_from_a_file_and_names_the_heads_that_do_not_fit(tmp_path, 
     for name, value in theirs.items():
         assert name.startswith("identity_classifier") or torch.equal(ours[name], value), name
     assert model.identity_classifier.weight.shape == (9, 64)
-    assert "left fresh: identity_classifier (1) - 6 x 64 in the checkpoint, 9 x 64 in this model" in caplog.text
+    assert "newly initialised: identity_classifier (1) - 6 x 64 in the checkpoint, 9 x 64 in this model" in caplog.text
 
 
 def test_the_same_number_of_identities_keeps_the_classifier(tmp_path, tokenizer_folder, caplog):
     source, path = start_cffa(tmp_path, tokenizer_folder[1])
     model, _ = starting_model(settings(path, tokenizer_folder[0]), [], 6)
     assert torch.equal(model.identity_classifier.weight, source.identity_classifier.weight)
-    assert "left fresh: nothing" in caplog.text
+    assert "newly initialised: nothing" in caplog.text
 
 
 def test_a_run_starts_from_a_persons_clip_with_more_heads_than_we_know(tmp_path, tokenizer_folder, caplog):
@@ -601,7 +601,7 @@ def test_a_run_starts_from_a_persons_clip_with_more_heads_than_we_know(tmp_path,
     same([model.cffa.visual_projection.weight], [source.cffa.visual_projection.weight], 0)
     assert "mask_predictor (1) - a head that CFFA does not have" in caplog.text
     for head in ("image_refinement", "cross_modal", "mlm_head", "identity_classifier"):
-        assert head in caplog.text.partition("left fresh")[2]
+        assert head in caplog.text.partition("newly initialised")[2]
     assert torch.isfinite(torch.cat([value.float().flatten() for value in model.state_dict().values()])).all()
 
 
@@ -648,7 +648,7 @@ def test_a_run_starts_from_our_own_folders(tmp_path, tokenizer_folder, caplog, t
         assert fresh or "position" in name or torch.equal(ours[name], theirs[name]), name
     assert (model.config.image_size, model.config.text_config.attention_dropout) == ((96, 32), 0.2)
     assert model.cffa.text_model.encoder.layers[0].self_attn.dropout == 0.2
-    fresh = caplog.text.partition("left fresh")[2]
+    fresh = caplog.text.partition("newly initialised")[2]
     assert "identity_classifier" in fresh
     assert ("mlm_head" in fresh) == trunk
 
