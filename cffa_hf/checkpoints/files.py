@@ -1,4 +1,4 @@
-"""Weights out of files that others wrote, without executing anything that such a file may hold."""
+"""Safe reading of weight files: nothing that such a file may hold is executed."""
 
 import pickle
 import zipfile
@@ -136,11 +136,11 @@ def read_script_archive(path: str | Path) -> dict[str, Tensor]:
 
 
 class RefusedName(Exception):
-    """A pickle asks for something that is not on the short list."""
+    """A pickle asks for something that is not on the list of allowed names."""
 
 
 class ScriptObject:
-    """Stands for a module of a TorchScript archive: a bag of attributes without behaviour."""
+    """Stands for a module of a TorchScript archive: attributes without behaviour."""
 
 
 class ScriptUnpickler(pickle.Unpickler):
@@ -161,7 +161,7 @@ class ScriptUnpickler(pickle.Unpickler):
         """Return our stand-in for a name.
 
         Raises:
-            RefusedName: If the name is not on the short list.
+            RefusedName: If the name is not on the list of allowed names.
         """
         if module == "__torch__" or module.startswith("__torch__."):
             return ScriptObject

@@ -214,7 +214,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Refuse weights that are not numbers any more.
+    """Refuse weights that are NaN or infinite.
 
     Args:
         weights: By name.

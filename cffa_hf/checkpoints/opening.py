@@ -1,4 +1,4 @@
-"""The one way to open a CFFA model with its processor: all weights or none, and no code but this package's."""
+"""Strict opening of a CFFA model with its processor: exactly the weights of its config, no code but this package's."""
 
 import logging as standard_logging
 from collections.abc import Iterator

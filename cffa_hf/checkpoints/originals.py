@@ -1,4 +1,4 @@
-"""What a state dict of another implementation is: its kind, its sizes, and its weights under our names."""
+"""Reading of state dicts of other implementations: kind, sizes, and the weights under our names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

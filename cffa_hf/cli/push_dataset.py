@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_push_dataset(arguments: argparse.Namespace) -> None:
-    """Say what will be done, then publish the dataset.
+    """Print what will be published and where, then publish it.
 
     Raises:
         InputError: If the data cannot be read, or as `publish_model`.

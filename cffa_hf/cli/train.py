@@ -29,7 +29,7 @@ from cffa_hf.training.trainer import CFFATrainer
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Read the settings, and keep other runs out of the folder.
+    """Read the settings, lock the output folder and train.
 
     Args:
         words: Command line without the program's name; None: that of the process.

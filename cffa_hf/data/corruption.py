@@ -18,7 +18,7 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids with a meaning of their own, and the size of the vocabulary that they are part of.
+    """Ids of the special tokens, and the size of the vocabulary.
 
     `pad` may equal one of the others (CLIP pads with the end token).
     """

@@ -96,7 +96,7 @@ def check_space(path: Path, count: int, image_size: tuple[int, int]) -> None:
 def write_pixels(
     images: datasets.Dataset, image_size: tuple[int, int], path: Path, workers: int, progress: bool
 ) -> None:
-    """Decode and resize all images into an Arrow file that gets its name when it is complete.
+    """Decode and resize all images into an Arrow file, atomically.
 
     Raises:
         InputError: An image cannot be read, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Find what crosses the splits of a dataset: identities, image files, and images that look the same."""
+"""Find what two splits of a dataset share: identities, image files, and images that look the same."""
 
 import hashlib
 import warnings
@@ -67,7 +67,7 @@ def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak
 
     Returns:
         Shared identities, then equal files, then images that look the same (each image of the first split at most
-        once a kind). Empty if nothing crosses the splits.
+        once a kind). Empty if the splits share nothing.
 
     Raises:
         InputError: An image cannot be read.
@@ -93,7 +93,7 @@ def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak
 
 
 def warn_of_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak]:
-    """Warn, with numbers and names, of everything that crosses splits, and return it as `find_leaks` does."""
+    """Warn, with numbers and names, of everything that two splits share, and return it as `find_leaks` does."""
     leaks = find_leaks(dataset, workers=workers)
     if leaks:
         kinds = ("identity", "image file", "similar image")

@@ -27,7 +27,7 @@ def load_person_dataset(
     test_identities: int | None = None,
     seed: int = 0,
 ) -> PersonDatasetDict:
-    """Load person images with captions from wherever they are.
+    """Load person images with captions from a benchmark, a folder or the Hub.
 
     Args:
         dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or a folder with a metadata file, in one of the three

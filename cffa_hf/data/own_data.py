@@ -1,4 +1,4 @@
-"""One's own data: a folder with a metadata file, or a dataset that is saved on disk or on the Hub."""
+"""Your own data: a folder with a metadata file, or a dataset that is saved on disk or on the Hub."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The one validated row that every source of data goes through, and the way from rows to a DatasetDict."""
+"""The validated row that every source of data is turned into, and the DatasetDict made of such rows."""
 
 import os
 import posixpath
@@ -180,8 +180,8 @@ def check_files(
 ) -> None:
     """Check that no image leaves `folder` through a symbolic link and none is listed in two splits.
 
-    An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is the
-    business of `cffa_hf.data.checks.check_images`.
+    An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is checked by
+    `cffa_hf.data.checks.check_images`.
 
     Raises:
         InputError: Names the source, the row and the remedy.

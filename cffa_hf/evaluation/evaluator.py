@@ -171,7 +171,7 @@ class RetrievalEvaluator:
         return self._encode(model, captions, np.argsort(lengths, kind="stable"), what)
 
     def _encode(self, model: nn.Module, dataset: Dataset, order: np.ndarray, what: str) -> Tensor:
-        """Encode a dataset in the given order; rows of the result stand as in the dataset."""
+        """Encode a dataset in the given order; the result is in the order of the dataset."""
         state = PartialState()
         share = order[state.process_index :: state.num_processes]
         loader = DataLoader(

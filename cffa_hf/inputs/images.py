@@ -163,17 +163,11 @@ def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def normalise_images(
-    pixels: Tensor,
-    mean: Sequence[float] = OPENAI_CLIP_MEAN,
-    std: Sequence[float] = OPENAI_CLIP_STD,
-) -> Tensor:
-    """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation of each channel.
+def normalise_images(pixels: Tensor) -> Tensor:
+    """Scale pixels to [0, 1], subtract CLIP's mean and divide by its standard deviation of each channel.
 
     Args:
         pixels: `(batch, 3, height, width)`, uint8.
-        mean: Of each channel, on the scale of [0, 1].
-        std: Of each channel, on the same scale.
 
     Returns:
         A float32 tensor of the same shape.
@@ -183,6 +177,6 @@ def normalise_images(
         torch.float32
     """
     shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=pixels.device).view(shape)
-    scale = torch.tensor(std, device=pixels.device).view(shape)
+    offset = torch.tensor(OPENAI_CLIP_MEAN, device=pixels.device).view(shape)
+    scale = torch.tensor(OPENAI_CLIP_STD, device=pixels.device).view(shape)
     return pixels.float().mul_(1 / 255).sub_(offset).div_(scale)

@@ -35,10 +35,10 @@ class Repository:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be the name of a repository.
+    """Check the name of a repository.
 
     Raises:
-        InputError: Always names what is allowed.
+        InputError: If it is not valid.
     """
     try:
         validate_repo_id(repo_id)

@@ -105,7 +105,7 @@ def open_run_repository(args: TrainingArguments, *, token: str | None = None, pr
 def publish_run(
     args: TrainingArguments, *, token: str | None = None, private: bool | None = None, **options: Any
 ) -> CommitInfo:
-    """Publish the folder of a training where its arguments say.
+    """Publish the folder of a training in the repository that its arguments name.
 
     Args:
         args: `output_dir`, `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` are read.

@@ -41,7 +41,7 @@ def comparison_table(comparison: Mapping[str, Any], names: tuple[str, str] | Non
 
 
 def stress_table(stress: Mapping[str, Any], baseline: Mapping[str, float]) -> Table:
-    """Return a line for each disturbance and strength, text-to-image, and what is lost in Rank-1."""
+    """Return a line for each disturbance and strength, text-to-image, with the loss in Rank-1 against the baseline."""
     lines = [["disturbed", "by", "strength", *METRICS.values(), "lost Rank-1"]]
     lines.append(["nothing", "", "", *(f"{baseline[metric]:.2f}" for metric in METRICS), ""])
     for kind, disturbances in stress.items():
