@@ -84,7 +84,7 @@ def test_seen_people_are_refused_or_marked_on_screen_record_report_and_card(peop
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert "the test split shares" in error
-    assert "--allow_shared_people true" in error
+    assert "set allow_shared_people true" in error
     assert not (model / "results.json").exists()
 
     evaluate(*words, "--allow_shared_people", "true", "--report")
