@@ -14,7 +14,7 @@ from cffa_hf.version import VERSION
 __version__ = VERSION
 
 _words = getattr(sys, "argv", [""]) or [""]
-# `cffa-hf --help` and `cffa-hf --version` need no model: without one they come at once.
+# `cffa-hf --help` and `cffa-hf --version` need no model: without one they start at once.
 if Path(_words[0]).stem != "cffa-hf" or any(not word.startswith("-") for word in _words[1:]):
     from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPProcessor
 
@@ -26,8 +26,8 @@ if Path(_words[0]).stem != "cffa-hf" or any(not word.startswith("-") for word in
     AutoModelForPreTraining.register(CFFAConfig, CFFAForPreTraining)
     AutoProcessor.register(CFFAConfig, CLIPProcessor)
 
-# Public name -> the room that it is in.
-DOORS = {
+# Public name -> the module that it is in.
+LAZY = {
     "CFFATrainer": "training",
     "CFFATrainingArguments": "arguments",
     "Embedder": "inference",
@@ -49,15 +49,15 @@ __all__ = [
     "CFFAOutput",
     "InputError",
     "__version__",
-    *DOORS,
+    *LAZY,
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its room when it is first asked for."""
-    if name not in DOORS:
+    """Import a public name from its module when it is first asked for."""
+    if name not in LAZY:
         raise AttributeError(f"module 'cffa_hf' has no attribute {name!r}")
-    value = getattr(import_module(f"cffa_hf.{DOORS[name]}"), name)
+    value = getattr(import_module(f"cffa_hf.{LAZY[name]}"), name)
     globals()[name] = value
     return value
 

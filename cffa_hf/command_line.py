@@ -1,10 +1,10 @@
-"""What all commands share: a parser that echoes no secrets, and a guard that ends every mistake in one sentence."""
+"""What all commands share: a parser that prints no secrets, and a guard that prints every mistake as one sentence."""
 
 import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cffa_hf.errors import InputError, RunStopped, mask_tokens, plain_error
 
@@ -13,8 +13,8 @@ def without_values(message: str, options: Sequence[str]) -> str:
     """Take the values out of argparse's complaint about unknown options, and name the option that was meant.
 
     Args:
-        message: Of argparse.
-        options: All that there are.
+        message: The complaint of argparse.
+        options: All options of the command.
 
     Example:
         >>> without_values("unrecognized arguments: --hub_tokne secret", ["--hub_token"])
@@ -30,7 +30,19 @@ def without_values(message: str, options: Sequence[str]) -> str:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose complaints name unknown options without their values."""
+    """A parser of options with hyphens, which takes underscores for them; its complaints print no values."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, after spelling `--some_option` as `--some-option` where that is the option."""
+        return super().parse_known_args(
+            [self._with_hyphens(word) for word in (sys.argv[1:] if args is None else args)], namespace
+        )
+
+    def _with_hyphens(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        hyphened = name.replace("_", "-")
+        is_option = hyphened.startswith("--") and hyphened in self._option_string_actions
+        return hyphened + equals + value if is_option else word
 
     def error(self, message: str) -> NoReturn:
         """Print usage and complaint, and end with status 2."""
@@ -41,10 +53,10 @@ def guarded(main: Callable[[], object]) -> int:
     """Run a command, and print in one sentence why it failed.
 
     Args:
-        main: The command; what it returns is the status, if it is a whole number.
+        main: The command; what it returns is the status, if it is an integer.
 
     Returns:
-        The exit status: 2 after a mistake in the input, 1 where the world stopped it.
+        The exit status: 2 after a mistake in the input, 1 if it could not go on for another reason.
     """
     try:
         status = main()

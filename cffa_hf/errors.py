@@ -1,7 +1,9 @@
-"""The two errors that end in one sentence: a mistake in the input, and a run that the world stopped."""
+"""The two errors that are printed as one sentence: a mistake in the input, and a run that cannot go on."""
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def mask_tokens(text: str) -> str:
@@ -21,7 +23,7 @@ def mask_tokens(text: str) -> str:
 class InputError(ValueError):
     """A mistake in the input that the user can fix.
 
-    The message is one whole sentence that names the file, the row or the field, what is wrong with it and the remedy.
+    The message is one sentence with its full stop: the file, the row or the field, what is wrong with it and the remedy.
     The scripts print it without a traceback and exit with status 2. Tokens in it are masked.
     """
 
@@ -30,7 +32,46 @@ class InputError(ValueError):
 
 
 class RunStopped(RuntimeError):
-    """A run cannot go on, through no mistake in its input: the message says why, what is saved and what to do."""
+    """A run cannot go on, through no mistake in its input.
+
+    The message is one sentence with its full stop: why, what is saved and what to do. The scripts exit with status 1.
+    """
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """Return what an error says, to be quoted within a sentence.
+
+    Args:
+        error: Of any kind.
+        limit: Characters to keep; None: all.
+
+    Returns:
+        Its message on one line, without a full stop; the name of its type where it has no message.
+
+    Example:
+        >>> one_line(ValueError("Missing key:  visual.proj.")), one_line(EOFError())
+        ('Missing key: visual.proj', 'EOFError')
+    """
+    return " ".join(str(error).split())[:limit].rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of a library into an InputError that says what they mean; an InputError passes as it is.
+
+    Args:
+        what: Stands before a colon and the library's reason.
+        *kinds: Errors to turn.
+
+    Raises:
+        InputError: In place of the library's error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds as error:
+        raise InputError(f"{what}: {one_line(error.__cause__ or error)}.") from error
 
 
 def plain_error(error: InputError) -> InputError:

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, and moved when they are complete."""
+"""Atomic writes: files and folders are written beside their place and renamed when they are complete."""
 
 import hashlib
 import os
@@ -12,16 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 
 def write_text(path: str | Path, text: str, *, remedy: str = "choose another place") -> None:
-    """Write a UTF-8 file, over the one that is there; at no moment does the path name a part of it.
+    """Write a UTF-8 file, over the one that is there, atomically.
 
     Args:
         path: The file; folders above it are made.
         text: Its content.
-        remedy: What the error tells to do.
+        remedy: What the error proposes besides freeing disk space.
 
     Raises:
         InputError: If it cannot be written; what was there is untouched.
@@ -31,7 +31,7 @@ def write_text(path: str | Path, text: str, *, remedy: str = "choose another pla
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as `write_text` writes text; others may read it as far as the umask says.
+    """Write a safetensors file atomically, with the permissions that the umask gives.
 
     Raises:
         InputError: If it cannot be written; what was there is untouched.
@@ -39,7 +39,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     with _replacing(Path(path)) as partial:
         mode = stat.S_IMODE(partial.stat().st_mode)
         save_file(dict(tensors), partial)
-        partial.chmod(mode)  # safetensors would leave it to its owner alone
+        partial.chmod(mode)  # safetensors makes files that only their owner may read
 
 
 def file_digest(path: str | Path) -> str:
@@ -50,7 +50,7 @@ def file_digest(path: str | Path) -> str:
 
 @contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
-    """Fill a folder beside its place, and give it its name when it is complete.
+    """Fill a folder beside its place, and rename it when it is complete.
 
     What a killed attempt for the same target left behind is removed.
 
@@ -72,7 +72,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
             yield partial
             for file in sorted(partial.rglob("*")):
                 if file.is_file():
-                    file.chmod(stat.S_IMODE(partial.stat().st_mode) & 0o666)  # weights too: as the umask says
+                    file.chmod(stat.S_IMODE(partial.stat().st_mode) & 0o666)  # of weights too, as the umask says
                     _flush(file)
             os.replace(partial, target)
         except BaseException:
@@ -84,7 +84,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _replacing(path: Path, remedy: str = "choose another place") -> Iterator[Path]:
-    """Give an empty file beside a path, and move it there when it is written and on the disk."""
+    """Give an empty file beside a path, and rename it to that path when it is written and flushed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,5 +105,5 @@ def _flush(file: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception, remedy: str = "choose another place") -> InputError:
-    reason = (getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)[:200]
+    reason = (getattr(error, "strerror", None) or one_line(error))[:200]
     return InputError(f"{path} cannot be written ({reason}); make room, or {remedy}.")

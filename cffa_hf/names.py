@@ -1,4 +1,4 @@
-"""The words that files, tables and cards share: names of records, and how things are called in public."""
+"""Names that several rooms share: of metrics, of files, and how data and checkpoints are called in public."""
 
 import os
 import re
@@ -12,6 +12,12 @@ LOSS_TERM, LEARNING_RATE = "loss_", "learning_rate_"
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 RUN_RECORD, RESULTS, STATE_FILE = "run.json", "results.json", "trainer_state.json"
 TRAINING_PICTURE = "training.png"
+# Beside weights: the people and images that they were trained and chosen on.
+SEEN_RECORD = "seen.json"
+# Beside annotations: marks rendered demo data, whose counts are not the official ones.
+DEMO_MARKER = "demo.json"
+# Beside annotations: what each caption mentions, one line for each image.
+ATTRIBUTES_FILE = "attributes.jsonl"
 # What may have chosen a checkpoint among those of its run.
 SELECTIONS = ("validation", "last epoch", "test", "unknown")
 

@@ -27,8 +27,9 @@ from transformers import CLIPConfig, CLIPModel
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
-from cffa_hf.evaluation.slices import ATTRIBUTES, attribute_groups
+from cffa_hf.evaluation.slices import attribute_groups
 from cffa_hf.inputs.processor import train_tokenizer
+from cffa_hf.names import ATTRIBUTES_FILE
 from cffa_hf.publishing.cards import read_notes
 from tests.hub_server import running_hub
 from tests.processes import CONTEXT, run_script, write_people
@@ -236,7 +237,7 @@ def test_lines_of_attributes(line, tmp_path):
     entry = json.loads(line)
     metadata = [json.loads(text) for text in (people / "metadata.jsonl").read_text().splitlines()]
     lines = [json.dumps(entry | {"file_path": row["file_name"]}) for row in metadata]
-    (people / ATTRIBUTES).write_text("\n".join(lines))
+    (people / ATTRIBUTES_FILE).write_text("\n".join(lines))
     groups = attribute_groups(load_person_dataset(str(people), None)["validation"])
     assert {"mentions hat", "mentions coat"} <= groups.keys()
 

@@ -10,7 +10,7 @@ import pytest
 MODULES = (
     *("cffa_hf.losses", "cffa_hf.loss_terms", "cffa_hf.metrics.ranking", "cffa_hf.metrics.averages"),
     *("cffa_hf.metrics.significance", "cffa_hf.metrics.reranking"),
-    *("cffa_hf.inputs.captions", "cffa_hf.inputs.processor", "cffa_hf.inputs.images"),
+    *("cffa_hf.inputs.captions", "cffa_hf.inputs.processor", "cffa_hf.inputs.images", "cffa_hf.errors"),
 )
 WITHOUT = {
     # steps of the losses above them, parts of the terms, and functions of whole files or data sets
@@ -19,6 +19,7 @@ WITHOUT = {
     "cffa_hf.metrics.reranking": {"neighbour_shares"},
     "cffa_hf.inputs.processor": {"clip_tokenizer"},
     "cffa_hf.inputs.images": {"check_images", "first_escape"},
+    "cffa_hf.errors": {"explained", "plain_error"},
 }
 
 

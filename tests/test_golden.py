@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.checkpoints.conversion import convert_weights
+from cffa_hf.checkpoints.conversion import build_model
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.names import name_table, rename_weights
+from cffa_hf.checkpoints.originals import read_original
 from cffa_hf.data.collator import TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
@@ -52,7 +53,8 @@ def training_arguments(folder, **changes):
 
 def converted(golden):
     """The recorded checkpoint as our training model."""
-    return convert_weights(golden.weights, image_size=tuple(golden.values["meta"]["image_size"])).model
+    source = read_original(golden.weights, image_size=tuple(golden.values["meta"]["image_size"]))
+    return build_model(source, source.config).model
 
 
 def recorded_trainer(golden, folder):

@@ -13,7 +13,7 @@ from cffa_hf.arguments.data import DataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.training import SECRETS, CFFATrainingArguments
 from cffa_hf.command_line import without_values
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 RUN_CLASSES: tuple[Any, ...] = (ModelArguments, DataArguments, CFFATrainingArguments)
 
@@ -82,7 +82,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, classes: Sequence[An
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         return tuple(filled[: len(classes)])
+    except InputError:
+        raise
     except (ValueError, ImportError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(f"{one_line(error)}.") from error

@@ -1,4 +1,4 @@
-"""Checkpoint of any kind -> training model of this package, with an account of every weight."""
+"""Checkpoint of any kind -> training model of this package, with a summary of every weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from cffa_hf.checkpoints.originals import (
     square_size,
 )
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, explained
 from cffa_hf.modeling_cffa import CFFAForPreTraining, clip_to_cffa_config, resize_positions
 
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
@@ -38,9 +38,9 @@ WITHOUT_HEADS = {"use_flfr": False, "use_mlm": False, "use_identity": False}
 
 @dataclass
 class Conversion:
-    """A model with somebody's weights, and the account of them.
+    """A model with the weights of a checkpoint, and what became of each of them.
 
-    Args:
+    Attributes:
         model: The training model; its `base_model` is the CFFAModel.
         source: What the weights were read from.
         dropped: Names in the checkpoint -> why they were left out.
@@ -82,7 +82,7 @@ def load_source(source: str, **reading: Any) -> SourceCheckpoint:
             checkpoint = read_original(weights, **reading)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-        # Only what is taken over: the mask that some files hold beside it is infinite by right.
+        # Only what is taken over: the mask that some files hold beside it is meant to be infinite.
         check_finite({checkpoint.origins[name]: value for name, value in checkpoint.weights.items()}, source)
         return checkpoint
     return load_pretrained(source)
@@ -134,7 +134,7 @@ def _read_clip(source: str, found: FolderCheckpoint) -> SourceCheckpoint:
     patches = len(weights[VISION_POSITIONS.removeprefix("cffa.")]) - 1
     size = square_size(patches, config.vision_config.patch_size)
     if size is None:
-        raise InputError(f"{source} has a table of {patches} + 1 image positions, which is no square grid")
+        raise InputError(f"{source} has a table of {patches} + 1 image positions, which is no square grid.")
     return SourceCheckpoint(
         "CLIP in Hugging Face format",
         clip_to_cffa_config(config, size, None, None, PUBLISHED_DROPOUT, WITHOUT_HEADS),
@@ -146,7 +146,7 @@ def _read_clip(source: str, found: FolderCheckpoint) -> SourceCheckpoint:
 
 
 def floats(value: Tensor) -> Tensor:
-    """Return fractions as float32, whole numbers as they are."""
+    """Return floating point numbers as float32, integers as they are."""
     return value.float() if value.is_floating_point() else value
 
 
@@ -170,15 +170,13 @@ def adapted_config(
     """
     sizes = source.to_dict()
     text = {"max_position_embeddings": context_length, "attention_dropout": text_attention_dropout}
-    try:
+    with explained("these settings make no model", StrictDataclassError, ValueError):
         return CFFAConfig(
             text_config=sizes["text_config"] | text,
             vision_config=sizes["vision_config"] | {"image_size": list(image_size)},
             projection_dim=source.projection_dim,
             **fields,
         )
-    except (StrictDataclassError, ValueError) as error:
-        raise InputError(" ".join(str(error.__cause__ or error).split())) from error
 
 
 @torch.no_grad()
@@ -187,8 +185,8 @@ def build_model(source: SourceCheckpoint, config: CFFAConfig, *, strict: bool = 
 
     Args:
         source: The checkpoint.
-        config: Of the model.
-        strict: False: local features and heads that the checkpoint lacks, or has in another size, are left fresh.
+        config: Configuration of the model.
+        strict: False: local features and heads that the checkpoint lacks, or has in another size, are newly initialised.
 
     Raises:
         InputError: If a weight is missing or has another shape than the sizes of the model demand.
@@ -206,13 +204,13 @@ def build_model(source: SourceCheckpoint, config: CFFAConfig, *, strict: bool = 
             found, right = (" x ".join(map(str, tensor.shape)) or "a number" for tensor in (value, wanted[name]))
             if strict or is_encoder_weight(name):
                 raise InputError(
-                    f"the checkpoint's {source.origins[name]} is {found}, but its other weights demand {right}"
+                    f"the checkpoint's {source.origins[name]} is {found}, but its other weights demand {right}."
                 )
             dropped[source.origins[name]] = fresh[name] = f"{found} in the checkpoint, {right} in this model"
     fresh |= {name: "not in the checkpoint" for name in wanted if name not in weights}
     needed = [name for name in fresh if strict or is_encoder_weight(name)]
     if needed:
-        raise InputError(f"the checkpoint lacks {quote(needed)}")
+        raise InputError(f"the checkpoint lacks {quote(needed)}.")
     model.load_state_dict(fitting, strict=False)
     return Conversion(model.eval(), source, dropped, fresh, resized)
 
@@ -229,20 +227,6 @@ def resize_tables(source: SourceCheckpoint, config: CFFAConfig) -> tuple[dict[st
             sizes = [f"{rows} x {columns}" if label == "image" else str(rows) for rows, columns in (old, new)]
             resized.append(f"{label} positions from {sizes[0]} to {sizes[1]}")
     return weights, resized
-
-
-def convert_weights(weights: Mapping[str, Tensor], **reading: Any) -> Conversion:
-    """Turn a state dict of CFFA, IRRA or RDE into a training model of just its sizes.
-
-    Args:
-        weights: With the names of the original implementation.
-        **reading: As in `read_original`.
-
-    Raises:
-        InputError: If a weight is missing, unknown or of a wrong size.
-    """
-    source = read_original(weights, **reading)
-    return build_model(source, source.config)
 
 
 def convert(
@@ -269,9 +253,9 @@ def convert(
         InputError: If the source cannot be read, is of no known kind, or contradicts what was given.
     """
     if stride is not None and stride < 1:
-        raise InputError(f"--stride must be at least 1, got {stride}")
+        raise InputError(f"stride must be at least 1, got {stride}.")
     if activation is not None and not is_weights_file(source):
-        raise InputError(f"--activation is for files of weights; the config.json of {source} says which it is")
+        raise InputError(f"activation is for files of weights; the config.json of {source} says which it is.")
     checkpoint = load_source(
         source, image_size=image_size, stride=stride, select_ratio=select_ratio, activation=activation
     )
@@ -289,22 +273,22 @@ def convert(
             **WITHOUT_HEADS,
         )
     elif not is_weights_file(source):
-        raise InputError(f"{source} is a model of this package already: there is nothing to convert")
+        raise InputError(f"{source} is a model of this package already: there is nothing to convert.")
     try:
         return build_model(checkpoint, config)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
 
 
-def account(conversion: Conversion) -> list[str]:
-    """Say in a few lines what was mapped, resized, assumed, dropped and left fresh."""
+def summary(conversion: Conversion) -> list[str]:
+    """Say in a few lines what was mapped, resized, assumed, dropped and newly initialised."""
     lines = [f"{conversion.source.kind}, {len(set(conversion.mapped.values()))} weights taken over"]
     if conversion.resized:
         lines.append(f"resized: {', '.join(conversion.resized)}")
     if conversion.source.assumed:
-        lines.append(f"assumed: {', '.join(conversion.source.assumed)} (flags of cffa-hf convert say otherwise)")
+        lines.append(f"assumed: {', '.join(conversion.source.assumed)} (options of cffa-hf convert change it)")
     lines.append(f"dropped: {by_module(conversion.dropped)}")
-    lines.append(f"left fresh: {by_module(conversion.fresh)}")
+    lines.append(f"newly initialised: {by_module(conversion.fresh)}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Weights out of files that others wrote, without executing anything that such a file may hold."""
+"""Safe reading of weight files: nothing that such a file may hold is executed."""
 
 import pickle
 import zipfile
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -68,7 +68,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     for name, value in named.items():
         if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise InputError(
-                f"{path} is refused: its {name[:200]!r} claims to be larger than what is stored of it; save it anew."
+                f"{path} is refused: its {name[:200]!r} claims to be larger than what is stored of it; save it again."
             )
     return {name.removeprefix("module."): value for name, value in named.items()}
 
@@ -93,7 +93,7 @@ def _refuse_packed(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         unfolded = sum(info.file_size for info in archive.infolist())
     if unfolded > 2 * path.stat().st_size + 2**20:
-        raise InputError(f"{path} is refused: it is packed, and would unfold to {unfolded:,} bytes; save it anew.")
+        raise InputError(f"{path} is refused: it is packed, and would unfold to {unfolded:,} bytes; save it again.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -136,11 +136,11 @@ def read_script_archive(path: str | Path) -> dict[str, Tensor]:
 
 
 class RefusedName(Exception):
-    """A pickle asks for something that is not on the short list."""
+    """A pickle asks for something that is not on the list of allowed names."""
 
 
 class ScriptObject:
-    """Stands for a module of a TorchScript archive: a bag of attributes without behaviour."""
+    """Stands for a module of a TorchScript archive: attributes without behaviour."""
 
 
 class ScriptUnpickler(pickle.Unpickler):
@@ -161,7 +161,7 @@ class ScriptUnpickler(pickle.Unpickler):
         """Return our stand-in for a name.
 
         Raises:
-            RefusedName: If the name is not on the short list.
+            RefusedName: If the name is not on the list of allowed names.
         """
         if module == "__torch__" or module.startswith("__torch__."):
             return ScriptObject
@@ -218,5 +218,4 @@ def _no_checkpoint(path: Path) -> InputError:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"{path} cannot be read, it is probably truncated: download it again ({reason}).")
+    return InputError(f"{path} cannot be read, it is probably truncated: download it again ({one_line(error, 200)}).")

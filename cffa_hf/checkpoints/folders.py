@@ -17,7 +17,7 @@ from transformers import CLIPConfig, PreTrainedModel
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.names import quote
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 CONFIG = "config.json"
 CONFIG_CLASSES = {"cffa": CFFAConfig, "clip": CLIPConfig}
@@ -81,7 +81,7 @@ def find_folder(name: str | Path) -> tuple[Path, str | None]:
     try:
         downloaded = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{name}: neither a folder here nor a model that can be had from the Hub.") from error
+        raise InputError(f"{name}: neither a folder here nor a model that the Hub has.") from error
     return downloaded, downloaded.name
 
 
@@ -89,14 +89,14 @@ def fetch_weights(name: str, commit: str) -> None:
     """Download the weights of a model on the Hub beside its config: safetensors, or else what torch pickled.
 
     Raises:
-        InputError: If the Hub does not give them.
+        InputError: If they cannot be downloaded.
     """
     try:
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=["model*.safetensors"]))
         if not any(folder.glob("model*.safetensors")):
             snapshot_download(name, revision=commit, allow_patterns=["pytorch_model*.bin"])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{name}: its weights cannot be had from the Hub; try again later.") from error
+        raise InputError(f"{name}: its weights cannot be downloaded from the Hub; try again later.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = None if too_large or not path.is_file() else json.loads(path.read_text(encoding="utf-8"))
     # Brackets can be nested until the parser gives up.
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({_reason(error)}); get the file anew.") from error
+        raise InputError(f"{path} cannot be read as JSON ({one_line(error, 200)}); get the file again.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no JSON file with names and values; get the file anew.")
+        raise InputError(f"{path} is no JSON file with names and values; get the file again.")
     return content
 
 
@@ -138,7 +138,7 @@ def read_config(folder: Path, kinds: Sequence[str] = ("cffa",)) -> Any:
         known = " or ".join(name.upper() for name in kinds)
         raise InputError(f"{folder} holds {held} by its {CONFIG}, and no {known} model; give the folder of one.")
     for problem in _problems(values):
-        raise InputError(f"{folder}: the {CONFIG} is refused, because {problem}; get the file anew.")
+        raise InputError(f"{folder}: the {CONFIG} is refused, because {problem}; get the file again.")
     try:
         return CONFIG_CLASSES[kind].from_dict(values)
     except Exception as error:  # whatever a wrong value may raise in the library
@@ -146,7 +146,7 @@ def read_config(folder: Path, kinds: Sequence[str] = ("cffa",)) -> Any:
 
 
 def _problems(values: Mapping[str, Any], part: str = "") -> Iterator[str]:
-    """Say what in a config is beyond reason or reaches for something outside it."""
+    """Say which settings of a config are absurd or would load something outside it."""
     for name, value in values.items():
         label = f"{part}{str(name)[:60]!r}"
         if isinstance(value, Mapping) and name.startswith(("text_config", "vision_config")):
@@ -201,18 +201,20 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise InputError(f"{index} names no files of weights; get the file anew.")
+        raise InputError(f"{index} names no files of weights; get the file again.")
     shards = [index.parent / name for name in sorted(set(places.values()))]
     for shard in shards:
         if shard.parent != index.parent or shard.suffix not in (".safetensors", ".bin"):
-            raise InputError(f"{index} names {shard.name!r}, which is no file of weights beside it; get the file anew.")
+            raise InputError(
+                f"{index} names {shard.name!r}, which is no file of weights beside it; get the file again."
+            )
         if not shard.is_file():
-            raise InputError(f"{index.parent}: the weights are not whole, {shard.name} is missing; get that file.")
+            raise InputError(f"{index.parent}: the weights are incomplete, {shard.name} is missing; get that file.")
     return shards
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Refuse weights that are not numbers any more.
+    """Refuse weights that are NaN or infinite.
 
     Args:
         weights: By name.
@@ -245,7 +247,7 @@ def check_weights(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], sou
         InputError: If one is missing, unknown, or of another size or type.
     """
     if differences := weight_differences(wanted, found):
-        raise InputError(f"{source}: the weights do not fit its {CONFIG}: {differences}; give a whole checkpoint.")
+        raise InputError(f"{source}: the weights do not fit its {CONFIG}: {differences}; give a complete checkpoint.")
 
 
 def weight_differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -286,9 +288,5 @@ def empty_weights(model_class: type[PreTrainedModel], config: Any, folder: Path)
 
 def _no_model(folder: Path, error: Exception) -> InputError:
     return InputError(
-        f"{folder}: its {CONFIG} makes no model ({_reason(error.__cause__ or error)}); get the file anew."
+        f"{folder}: its {CONFIG} makes no model ({one_line(error.__cause__ or error, 200)}); get the file again."
     )
-
-
-def _reason(error: BaseException) -> str:
-    return (" ".join(str(error).split())[:200] or type(error).__name__).rstrip(".")

@@ -75,7 +75,7 @@ def find_layout(weights: Mapping[str, Tensor]) -> tuple[str, str]:
     raise InputError(
         "this is no checkpoint of a known kind: expected 'visual.conv1.weight' and 'token_embedding.weight', as CLIP's "
         "vision transformers have them (OpenAI, open_clip), or both with 'base_model.' before them (CFFA, IRRA, RDE), "
-        f"but found {quote(weights)}; of a model in Hugging Face format, give the folder"
+        f"but found {quote(weights)}; of a model in Hugging Face format, give the folder."
     )
 
 
@@ -129,17 +129,17 @@ def count_blocks(weights: Iterable[str], prefix: str) -> int:
     """Count transformer blocks by the highest number behind a prefix.
 
     Raises:
-        InputError: If that number is beyond reason.
+        InputError: If that number is absurdly high.
     """
     numbers = {name[len(prefix) + 1 :].split(".")[0] for name in weights if name.startswith(f"{prefix}.")}
     count = max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
     if count > 1000:
-        raise InputError(f"the checkpoint names {count} blocks below '{prefix}': it is damaged")
+        raise InputError(f"the checkpoint names {count} blocks below '{prefix}': it is damaged.")
     return count
 
 
 def rename_weights(weights: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
-    """Give weights our names; fused query-key-value weights are split, projections transposed, halves made floats.
+    """Give weights our names; fused query-key-value weights are split, projections transposed, float16 made float32.
 
     Args:
         weights: By their names in the checkpoint, all of them in the table.
@@ -153,7 +153,9 @@ def rename_weights(weights: Mapping[str, Tensor], table: Mapping[str, str]) -> d
         target = table[name]
         value = value.float() if value.is_floating_point() else value
         if "in_proj_" in target and (value.ndim == 0 or len(value) % 3):
-            raise InputError(f"the checkpoint's {name} cannot be split into query, key and value: {tuple(value.shape)}")
+            raise InputError(
+                f"the checkpoint's {name}, {tuple(value.shape)}, cannot be split into query, key and value."
+            )
         if target in ("cffa.visual_projection.weight", "cffa.text_projection.weight"):
             value = value.T if value.ndim == 2 else value
         pieces = value.chunk(3) if "in_proj_" in target else [value]
@@ -177,7 +179,7 @@ def kind_of(table: Mapping[str, str]) -> str:
 
 
 def reason_to_drop(name: str) -> str | None:
-    """Say why a weight without a place is no loss; None if it is one."""
+    """Say why a weight that has no place in our model is not needed; None if it is."""
     if name.rpartition(".")[0] in UNUSED_MODULES:
         return "never used by the published model"
     if name.rpartition(".")[2] in CLIP_EXTRAS:

@@ -1,4 +1,4 @@
-"""The one way to open a CFFA model with its processor: all weights or none, and no code but this package's."""
+"""Strict opening of a CFFA model with its processor: exactly the weights of its config, no code but this package's."""
 
 import logging as standard_logging
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from cffa_hf.checkpoints.folders import HEADS, check_finite, check_weights, empty_weights, read_checkpoint
 from cffa_hf.checkpoints.saved_processor import check_processor, read_processor
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
 
 PREFIX = f"{CFFAForPreTraining.base_model_prefix}."
@@ -49,7 +49,7 @@ def open_model(name: str | Path, *, heads: bool = False) -> OpenedModel:
         heads: Open the training model of a training checkpoint, with its cross-modal layers.
 
     Raises:
-        InputError: If there is no such model, or model and processor are not whole or do not belong together.
+        InputError: If there is no such model, or model and processor are incomplete or do not belong together.
     """
     try:
         return _open(name, heads)
@@ -94,8 +94,7 @@ def _assemble(
             )
     # For instance attention that needs a package that is not installed.
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise InputError(f"{folder}: no CFFA model can be loaded from there ({reason}).") from error
+        raise InputError(f"{folder}: no CFFA model can be loaded from there ({one_line(error, 300)}).") from error
     model.config.name_or_path = str(folder)
     return model
 

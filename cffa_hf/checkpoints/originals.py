@@ -1,4 +1,4 @@
-"""What a state dict of another implementation is: its kind, its sizes, and its weights under our names."""
+"""Reading of state dicts of other implementations: kind, sizes, and the weights under our names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from cffa_hf.checkpoints.names import (
     rename_weights,
 )
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, explained
 
 PUBLISHED_IMAGE_SIZE = (384, 128)
 PUBLISHED_RATIO = 0.3
@@ -34,13 +34,13 @@ VISION_HEAD_CHANNELS = {1280: 80, 1408: 88, 1664: 104}
 class SourceCheckpoint:
     """A checkpoint of whatever origin, as weights of CFFAForPreTraining and the configuration they were trained with.
 
-    Args:
-        kind: What it is, for the account.
+    Attributes:
+        kind: What it is, for the summary.
         config: Its sizes. Parts that it does not have are switched off.
         weights: By our names, float32.
         origins: Our name -> name in the checkpoint.
         dropped: Name in the checkpoint -> why it has no place here.
-        assumed: What the shapes do not tell and nobody said.
+        assumed: What the shapes do not tell and no argument said.
         is_clip: Whether it is a general CLIP, whose positions are yet to be resized to images of persons.
     """
 
@@ -93,8 +93,8 @@ def read_original(
         missing = [name for name in missing if not vision or name.startswith(vision)]
     if missing or unknown:
         problems = [f"it lacks {quote(missing)}"] if missing else []
-        problems += [f"nobody knows {quote(unknown)}"] if unknown else []
-        raise InputError(f"this is no whole checkpoint of {kind_of(table)}: {' and '.join(problems)}")
+        problems += [f"it has the unknown {quote(unknown)}"] if unknown else []
+        raise InputError(f"this is no complete checkpoint of {kind_of(table)}: {' and '.join(problems)}.")
 
     assumed = []
     config, position_note = read_config(weights, image_size, likely_size, stride, select_ratio, activation)
@@ -140,7 +140,7 @@ def read_config(
     note = None
     if image_size is None and vision:
         note = f"image size {found_size[0]} x {found_size[1]} with stride {found_stride}"
-    try:
+    with explained("these sizes make no model", StrictDataclassError, ValueError):
         config = CFFAConfig(
             text_config={
                 "vocab_size": vocabulary,
@@ -166,10 +166,6 @@ def read_config(
             select_ratio=PUBLISHED_RATIO if select_ratio is None else select_ratio,
             **head_fields(weights),
         )
-    except InputError:
-        raise
-    except (StrictDataclassError, ValueError) as error:
-        raise InputError(f"these sizes make no model: {' '.join(str(error.__cause__ or error).split())}") from error
     return config, note
 
 
@@ -180,10 +176,10 @@ def shape_of(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch
         InputError: If it is not there, or has not so many dimensions.
     """
     if name not in weights:
-        raise InputError(f"the checkpoint lacks {name}, from which a size is read")
+        raise InputError(f"the checkpoint lacks {name}, from which a size is read.")
     if weights[name].ndim != dimensions:
         raise InputError(
-            f"the checkpoint's {name} is {tuple(weights[name].shape)}, but must have {dimensions} dimensions"
+            f"the checkpoint's {name} is {tuple(weights[name].shape)}, but must have {dimensions} dimensions."
         )
     return weights[name].shape
 
@@ -235,7 +231,7 @@ def fit_positions(
         if fitting:
             raise InputError(
                 f"strides of {', '.join(map(str, fitting))} pixels all make the {patches} patches of the position "
-                f"table at {height} x {width}: say which one it is (cffa-hf convert --stride)"
+                f"table at {height} x {width}: say which one it is (stride)."
             )
         tried.append(f"{height} x {width}")
     square = square_size(patches, patch)
@@ -243,6 +239,5 @@ def fit_positions(
     steps = f"a stride of {stride}" if stride else "any stride"
     raise InputError(
         f"the position table has {patches} + 1 rows, but images of {' or '.join(tried)} in patches of {patch} pixels "
-        f"never make {patches} patches with {steps}: tell the size that it was trained at (cffa-hf convert "
-        f"--image-size H W){hint}"
+        f"never make {patches} patches with {steps}: tell the size that it was trained at (image_size){hint}."
     )

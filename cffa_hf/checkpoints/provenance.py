@@ -21,13 +21,13 @@ class Checkpoint:
     """A model that is ready to embed, and what is known about it.
 
     Attributes:
-        name: what the user called it, a folder or a name on the Hub.
-        folder: where its files lie.
-        model: in evaluation mode, on its device.
-        processor: its processor.
-        commit: commit on the Hub; None for a folder.
-        weights_sha256: digest of its weight files.
-        selected_on: what chose it among the checkpoints of its run, one of `SELECTIONS`.
+        name: What the user called it, a folder or a name on the Hub.
+        folder: Where its files lie.
+        model: In evaluation mode, on its device.
+        processor: Its processor.
+        commit: Commit on the Hub; None for a folder.
+        weights_sha256: Digest of its weight files.
+        selected_on: What chose it among the checkpoints of its run, one of `SELECTIONS`.
     """
 
     name: str
@@ -53,12 +53,12 @@ def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool 
     """Load a published model or a training checkpoint, from a folder or the Hub.
 
     Args:
-        name: folder, or name on the Hub.
-        device: as torch names it; None: a GPU if there is one.
-        heads: load the training model of a training checkpoint, with its cross-modal layers.
+        name: Folder, or name on the Hub.
+        device: As torch names it; None: a GPU if there is one.
+        heads: Load the training model of a training checkpoint, with its cross-modal layers.
 
     Raises:
-        InputError: if it is not there, or no whole CFFA model with its processor, as in `open_model`.
+        InputError: If it is not there, or no complete CFFA model with its processor, as in `open_model`.
     """
     opened = open_model(name, heads=heads)
     folder, model = opened.folder, opened.model

@@ -7,7 +7,7 @@ from transformers import AutoImageProcessor, CLIPProcessor, CLIPTokenizer
 
 from cffa_hf.checkpoints.folders import read_json
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -137,5 +137,4 @@ def _refuse_code(folder: Path, name: str) -> None:
 
 
 def _unreadable(folder: Path, what: str, error: Exception) -> InputError:
-    reason = (" ".join(str(error).split())[:200] or type(error).__name__).rstrip(".")
-    return InputError(f"{folder} has a damaged {what} ({reason}); get its files anew.")
+    return InputError(f"{folder} has a damaged {what} ({one_line(error, 200)}); get its files again.")

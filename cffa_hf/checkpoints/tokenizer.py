@@ -1,4 +1,4 @@
-"""The tokenizer that belongs to somebody's weights."""
+"""The tokenizer that belongs to the weights of another implementation."""
 
 from pathlib import Path
 from typing import Any

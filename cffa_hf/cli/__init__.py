@@ -9,7 +9,7 @@ from cffa_hf.command_line import CommandParser, guarded
 from cffa_hf.version import VERSION
 
 # Where each subcommand's `add_parser(subparsers)` is, and its line of help. Only the module that is asked for is
-# imported, so that help comes at once.
+# imported, so that help is printed at once.
 COMMANDS = {
     "search": ("cffa_hf.cli.search", "rank the images of a folder by a sentence"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Args:
-        argv: command line without the program's name; None: that of the process.
+        argv: Command line without the program's name; None: that of the process.
 
     Returns:
-        The exit status: 0, or 2 after a mistake in the input and 1 where the world stopped it, each one printed sentence.
+        The exit status: 0; 2 after a mistake in the input, 1 if it could not go on for another reason.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = CommandParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")

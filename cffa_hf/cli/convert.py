@@ -1,4 +1,4 @@
-"""Other people's weights -> CFFA: `cffa-hf convert`, and where a training run starts from."""
+"""`cffa-hf convert`: weights of another implementation become a model of this package."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-from cffa_hf.checkpoints.conversion import Conversion, account, convert, is_weights_file
+from cffa_hf.checkpoints.conversion import Conversion, convert, is_weights_file, summary
 from cffa_hf.checkpoints.tokenizer import CLIP_VOCABULARY, load_tokenizer, vocabulary_size
 from cffa_hf.errors import InputError
 from cffa_hf.files import new_folder, write_text
@@ -49,14 +49,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Convert a checkpoint as the command line says, write the folder and print the account.
+    """Convert a checkpoint as the command line says, write the folder and print a summary.
 
     Raises:
         InputError: If OUT is in use, or as in `convert`.
     """
     out = Path(arguments.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(f"{out} exists and is not empty: give a new folder")
+        raise InputError(f"{out} exists and is not empty: give a new folder.")
     image_size = tuple(arguments.image_size) if arguments.image_size else None
     conversion = convert(
         arguments.source,
@@ -76,12 +76,12 @@ def run(arguments: argparse.Namespace) -> None:
             build_processor(tokenizer, config.image_size, config.context_length).save_pretrained(folder)
         write_text(folder / "conversion.json", json.dumps(record(arguments, conversion), indent=2) + "\n")
 
-    print("\n".join(account(conversion)))
+    print("\n".join(summary(conversion)))
     if arguments.verbose:
         for title, names in (
             ("mapped", {name: f"from {origin}" for name, origin in conversion.mapped.items()}),
             ("dropped", conversion.dropped),
-            ("left fresh", conversion.fresh),
+            ("newly initialised", conversion.fresh),
         ):
             print("\n".join([f"{title}:", *(f"  {name}: {note}" for name, note in names.items())]))
     print(
@@ -107,7 +107,7 @@ def processor_tokenizer(arguments: argparse.Namespace, vocabulary_size: int) -> 
 
 
 def record(arguments: argparse.Namespace, conversion: Conversion) -> dict[str, Any]:
-    """Collect the whole account of a conversion for conversion.json."""
+    """Collect what became of every weight for conversion.json."""
     config = conversion.model.config
     local = Path(arguments.source).exists()
     return {

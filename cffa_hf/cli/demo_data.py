@@ -21,12 +21,12 @@ def add_parser(subparsers) -> None:
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="people in each split",
     )
-    parser.add_argument("--images_per_identity", type=int, default=4, help="images of each person")
+    parser.add_argument("--images-per-identity", type=int, default=4, help="images of each person")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Render, and tell how well somebody who knows every attribute could answer the captions."""
+    """Render the dataset and print the Rank-k of an oracle that knows every attribute."""
     train, validation, test = arguments.identities
     folder = write_demo_dataset(
         arguments.out,
@@ -39,4 +39,4 @@ def run(arguments: argparse.Namespace) -> None:
     if test:
         oracle = oracle_ranks(arguments.out, arguments.layout)
         ranks = ", ".join(f"Rank-{name.removeprefix('rank')} {value:.2f}" for name, value in oracle.items())
-        print(f"the ceiling on test, for one who knows every attribute and reads perfectly: {ranks}")
+        print(f"upper bound on test, of an oracle that knows every attribute and reads captions perfectly: {ranks}")

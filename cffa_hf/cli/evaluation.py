@@ -1,4 +1,4 @@
-"""`cffa-hf evaluate` and run_eval.py: evaluate a person searcher."""
+"""`cffa-hf evaluate` and run_eval.py: evaluate a retrieval model."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -9,9 +9,9 @@ from typing import Any
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.facts import is_rendered
 from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.seen import SEEN_RECORD, read_seen
+from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError
-from cffa_hf.names import public_name
+from cffa_hf.names import SEEN_RECORD, public_name
 from cffa_hf.publishing.card_text import known_format, licence_warning
 from cffa_hf.publishing.client import check_repo_id
 from cffa_hf.publishing.dataset import publish_dataset, write_dataset_folder
@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_push_dataset(arguments: argparse.Namespace) -> None:
-    """Say what will be done, then publish the dataset.
+    """Print what will be published and where, then publish it.
 
     Raises:
         InputError: If the data cannot be read, or as `publish_model`.

@@ -1,4 +1,4 @@
-"""`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a person searcher."""
+"""`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a retrieval model."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ from cffa_hf.training.trainer import CFFATrainer
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Read the settings, and keep other runs out of the folder.
+    """Read the settings, lock the output folder and train.
 
     Args:
         words: Command line without the program's name; None: that of the process.

@@ -1,8 +1,8 @@
 """Annotation files -> rows -> splits -> pairs -> batches.
 
 Read rows.py (the one validated row), annotations.py and own_data.py (files), division.py and seen.py (who is in which
-split, and what a checkpoint has seen), loading.py (the one way in), checks.py, leaks.py and facts.py, caption_noise.py, pairs.py,
-image_cache.py, collator.py with augmentation.py and corruption.py, sampler.py, workers.py.
+split, and what a checkpoint has seen), loading.py (`load_person_dataset`), checks.py, leaks.py and facts.py,
+caption_noise.py, pairs.py, image_cache.py, collator.py with augmentation.py and corruption.py, sampler.py, workers.py.
 """
 
 from cffa_hf.data.caption_noise import CaptionNoise

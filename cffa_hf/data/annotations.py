@@ -1,4 +1,4 @@
-"""The annotation files of the three benchmarks: one table of specs, one function."""
+"""The annotation files of the three benchmarks: a table of formats, and one function that reads any of them."""
 
 import json
 import logging
@@ -21,11 +21,9 @@ from cffa_hf.data.rows import (
     validate_rows,
 )
 from cffa_hf.errors import InputError
+from cffa_hf.names import DEMO_MARKER
 
 logger = logging.getLogger(__name__)
-
-# A file of this name beside the annotations marks rendered demo data, whose counts are not the official ones.
-DEMO_MARKER = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,15 @@ class AnnotationFormat:
     """What is particular about the files of one benchmark.
 
     Attributes:
-        name: the name in a config.
-        folder: the customary folder below the root of all data sets.
-        files: accepted names of the annotation file, the usual one first.
-        path_key: the key that holds the image's path below imgs/.
-        counts: official (identities, images, captions) of each split that the file has.
-        camera: finds the camera in an image's path, in the one group that matches.
-        request: where one asks for the data set, in words.
-        other_files: names of other files in circulation, with what to say when one of them is found alone.
-        other_identities: identities of (train, validation, test) in an outdated file, with what to say about it.
+        name: The name in a config.
+        folder: The customary folder below the root of all data sets.
+        files: Accepted names of the annotation file, the usual one first.
+        path_key: The key that holds the image's path below imgs/.
+        counts: Official (identities, images, captions) of each split that the file has.
+        camera: Finds the camera in an image's path, in the one group that matches.
+        request: Where one asks for the data set, in words.
+        other_files: Names of other files in circulation, with what to say when one of them is found alone.
+        other_identities: Identities of (train, validation, test) in an outdated file, with what to say about it.
     """
 
     name: str
@@ -133,13 +131,13 @@ def load_annotations(
 
     Args:
         name: "cuhk_pedes", "icfg_pedes" or "rstpreid".
-        root: the folder of the data set (with imgs/ in it), or the folder above.
-        annotation_file: another annotation file of the same format; relative to the data set's folder or to the working
+        root: The folder of the data set (with imgs/ in it), or the folder above.
+        annotation_file: Another annotation file of the same format; relative to the data set's folder or to the working
             directory. By default the data set's own.
-        validation_identities: identities of train that are held out for validation where the file has no validation
+        validation_identities: Identities of train that are held out for validation where the file has no validation
             split (ICFG-PEDES); None: 200, or a tenth of fewer than 2,000; 0: none. For a file with a validation split
             only None and 0 are accepted, and both leave it as it is.
-        seed: draws the identities that are held out, as `cffa_hf.data.rows.divide_identities` says.
+        seed: Draws the identities that are held out, as `cffa_hf.data.rows.divide_identities` says.
 
     Returns:
         Splits of the dataset form, in the order of the file: `image` (not decoded), `captions` (cleaned, all that the
@@ -147,7 +145,7 @@ def load_annotations(
         where the name of the image does not tell).
 
     Raises:
-        InputError: names the file, the row and the remedy.
+        InputError: Names the file, the row and the remedy.
     """
     if name not in ANNOTATION_FORMATS:
         raise InputError(f"There is no annotation format {name!r}; it must be one of {', '.join(ANNOTATION_FORMATS)}.")

@@ -1,4 +1,4 @@
-"""Image normalisation and augmentation of a whole batch, on the device where the batch lies.
+"""Image normalisation and augmentation of a whole batch, on the device of the batch.
 
 Plain tensor operations rather than Kornia: with flip, crop and erasing, Kornia reached 350 images/s on a CPU, because
 it works in floating point and through general affine warps; indexing uint8 pixels reaches 14,000/s and is exact. Only a
@@ -6,19 +6,17 @@ few numbers per image are drawn, from a generator on the CPU, so that results do
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from cffa_hf.inputs.images import normalise_images
 
 ERASING_RATIO = (0.3, 3.3)
 """Range of height to width of an erased rectangle, as torchvision's RandomErasing has it."""
 ERASING_ATTEMPTS = 10
-"""Rectangles tried per image before it is left whole, as torchvision's RandomErasing has it."""
+"""Rectangles tried per image before none is erased, as torchvision's RandomErasing has it."""
 
 
 def augment_images(
@@ -29,21 +27,17 @@ def augment_images(
     padding: int = 10,
     erasing_probability: float = 0.5,
     erasing_area: tuple[float, float] = (0.02, 0.4),
-    mean: Sequence[float] = OPENAI_CLIP_MEAN,
-    std: Sequence[float] = OPENAI_CLIP_STD,
 ) -> Tensor:
     """Flip, crop, normalise and erase, each image by its own draws.
 
     Args:
         pixels: `(batch, 3, height, width)`, uint8, on any device.
-        generator: source of all draws, on the CPU.
-        flip_probability: of a horizontal flip, in [0, 1].
-        padding: black pixels added on every side before a random crop back to the original size.
-        erasing_probability: of one rectangle being erased, in [0, 1].
-        erasing_area: smallest and largest erased share of the image. The rectangle is filled with 0 after
+        generator: Source of all draws, on the CPU.
+        flip_probability: Of a horizontal flip, in [0, 1].
+        padding: Black pixels added on every side before a random crop back to the original size.
+        erasing_probability: Of one rectangle being erased, in [0, 1].
+        erasing_area: Smallest and largest erased share of the image. The rectangle is filled with 0 after
             normalisation, which is CLIP's mean colour: the value that tells the model least.
-        mean: of each channel, on the scale of [0, 1].
-        std: likewise.
 
     Returns:
         `(batch, 3, height, width)`, float32, normalised.
@@ -59,7 +53,7 @@ def augment_images(
         windows = F.pad(pixels, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: every possible crop
         pixels = windows[torch.arange(batch, device=device), :, top.to(device), left.to(device)]
 
-    images = normalise_images(pixels, mean, std)
+    images = normalise_images(pixels)
     rectangle = _rectangles(batch, height, width, generator, erasing_probability, erasing_area).to(device)
     top, left, rows, columns = rectangle.view(4, batch, 1)
     row, column = torch.arange(height, device=device), torch.arange(width, device=device)

@@ -19,16 +19,16 @@ from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
 def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: bool = True) -> None:
     """Open and decode every image, and report all that are missing or unreadable at once.
 
-    When all are sound, that is remembered in the cache of `datasets` by paths, sizes and times of the files, so that
+    When all can be read, that is remembered in the cache of `datasets` by paths, sizes and times of the files, so that
     the next start takes no time.
 
     Args:
-        dataset: splits of the dataset form.
-        workers: threads; by default one for each processor, at most 16.
-        progress: show a progress bar.
+        dataset: Splits of the dataset form.
+        workers: Threads; by default one for each processor, at most 16.
+        progress: Show a progress bar.
 
     Raises:
-        InputError: names the number of bad images and split, row and file of the first ones.
+        InputError: Names the number of bad images and split, row and file of the first ones.
     """
     marker = _marker(dataset)
     if marker is not None and marker.exists():

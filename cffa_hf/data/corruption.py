@@ -18,7 +18,7 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids with a meaning of their own, and the size of the vocabulary that they are part of.
+    """Ids of the special tokens, and the size of the vocabulary.
 
     `pad` may equal one of the others (CLIP pads with the end token).
     """
@@ -34,7 +34,7 @@ class SpecialTokens:
         """Read the ids from a tokenizer that has a start, end, mask and padding token.
 
         Raises:
-            InputError: one of them is missing.
+            InputError: One of them is missing.
         """
         ids = {
             "start": tokenizer.bos_token_id,
@@ -66,9 +66,9 @@ def augment_captions(
     Args:
         input_ids: `(batch, length)`, padded on the right.
         attention_mask: `(batch, length)`, 1 for tokens and 0 for padding.
-        generator: source of all draws.
-        special_tokens: ids that are never changed and never drawn.
-        probability: of each word token to be chosen, in [0, 1].
+        generator: Source of all draws.
+        special_tokens: Ids that are never changed and never drawn.
+        probability: Of each word token to be chosen, in [0, 1].
 
     Returns:
         New ids and attention mask of the same shape and types.
@@ -105,9 +105,9 @@ def mask_captions(
     Args:
         input_ids: `(batch, length)`, padded on the right.
         attention_mask: `(batch, length)`, 1 for tokens and 0 for padding.
-        generator: source of all draws.
-        special_tokens: ids that are never changed and never drawn.
-        probability: of each word token to be chosen, in [0, 1]; 0 masks nothing at all.
+        generator: Source of all draws.
+        special_tokens: Ids that are never changed and never drawn.
+        probability: Of each word token to be chosen, in [0, 1]; 0 masks nothing at all.
 
     Returns:
         The masked ids, and the labels: the ids before masking where one was chosen, -100 elsewhere. Both

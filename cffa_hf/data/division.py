@@ -1,4 +1,4 @@
-"""How people came into splits, kept beside the data so that records and cards can say it."""
+"""How the identities were divided into splits, kept with the data for records and cards."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal

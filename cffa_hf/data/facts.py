@@ -4,11 +4,12 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from cffa_hf.data.annotations import ANNOTATION_FORMATS, DEMO_MARKER
+from cffa_hf.data.annotations import ANNOTATION_FORMATS
+from cffa_hf.names import DEMO_MARKER
 
 
 def is_rendered(dataset: str | None, root: str | None) -> bool:
-    """Say whether a data set, as a config names it, is rendered demo data, people who do not exist."""
+    """Say whether a data set, as a config names it, is rendered demo data."""
     spec = ANNOTATION_FORMATS.get((dataset or "").lower().replace("-", "_"))
     folder = Path(root or "").expanduser()
     if spec is None:

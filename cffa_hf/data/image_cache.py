@@ -27,7 +27,7 @@ def cache_images(
     """Add a column with the resized pixels of every image, which `ImageDataset` reads instead of the image.
 
     The pixels are stored once, in the cache of `datasets`, under a fingerprint of the images (path, size and time of
-    each file, or the bytes) and of the image size; the second call only opens the file. Its size is announced before
+    each file, or the bytes) and of the image size; the second call only opens the file. Its size is printed before
     it is made: 147 kB an image at 384x128.
 
     Args:
@@ -40,14 +40,14 @@ def cache_images(
         The rows with one more column, binary: `(3, height, width)` uint8.
 
     Raises:
-        InputError: An image cannot be read, or there is no room for the cache.
+        InputError: An image cannot be read, or there is not enough disk space for the cache.
     """
     column = pixel_column(image_size)
     images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     digest = image_fingerprint(images, image_size)
     path = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_images" / f"{digest}.arrow"
     if not path.exists():
-        announce(path, len(rows), image_size)
+        check_space(path, len(rows), image_size)
         write_pixels(images, image_size, path, workers or min(16, os.cpu_count() or 1), progress)
     return datasets.concatenate_datasets(
         [rows, datasets.Dataset.from_file(str(path)).rename_column("pixels", column)], axis=1
@@ -68,11 +68,11 @@ def image_fingerprint(images: datasets.Dataset, image_size: tuple[int, int]) -> 
     return digest.hexdigest()
 
 
-def announce(path: Path, count: int, image_size: tuple[int, int]) -> None:
-    """Say how large the cache will be.
+def check_space(path: Path, count: int, image_size: tuple[int, int]) -> None:
+    """Print how large the cache will be, and check that it fits on the disk.
 
     Raises:
-        InputError: If there is no room for it.
+        InputError: If there is not enough disk space for it.
     """
     height, width = image_size
     need = count * 3 * height * width
@@ -96,7 +96,7 @@ def announce(path: Path, count: int, image_size: tuple[int, int]) -> None:
 def write_pixels(
     images: datasets.Dataset, image_size: tuple[int, int], path: Path, workers: int, progress: bool
 ) -> None:
-    """Decode and resize all images into an Arrow file that gets its name when it is complete.
+    """Decode and resize all images into an Arrow file, atomically.
 
     Raises:
         InputError: An image cannot be read, or the file cannot be written.

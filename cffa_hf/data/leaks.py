@@ -1,4 +1,4 @@
-"""Find what crosses the splits of a dataset: identities, image files, and images that look the same."""
+"""Find what two splits of a dataset share: identities, image files, and images that look the same."""
 
 import hashlib
 import warnings
@@ -28,9 +28,9 @@ class Leak:
 
     Attributes:
         kind: "identity" (the same person_id), "image file" (equal bytes) or "similar image" (looks the same).
-        splits: the two splits.
-        first: what is shared, as the first split names it: a person_id or the path of an image.
-        second: the same in the second split.
+        splits: The two splits.
+        first: What is shared, as the first split names it: a person_id or the path of an image.
+        second: The same in the second split.
     """
 
     kind: Literal["identity", "image file", "similar image"]
@@ -62,15 +62,15 @@ def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak
     in at most 8 of its 64: so the words are compared first, and the rest only where one of them is that near.
 
     Args:
-        dataset: splits of the dataset form.
-        workers: threads that read images.
+        dataset: Splits of the dataset form.
+        workers: Threads that read images.
 
     Returns:
         Shared identities, then equal files, then images that look the same (each image of the first split at most
-        once a kind). Empty if nothing crosses the splits.
+        once a kind). Empty if the splits share nothing.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: An image cannot be read.
     """
     people = {name: set(split["person_id"]) for name, split in dataset.items()}
     prints = {name: _take_prints(split, workers) for name, split in dataset.items()}
@@ -93,7 +93,7 @@ def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak
 
 
 def warn_of_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak]:
-    """Warn, with numbers and names, of everything that crosses splits, and return it as `find_leaks` does."""
+    """Warn, with numbers and names, of everything that two splits share, and return it as `find_leaks` does."""
     leaks = find_leaks(dataset, workers=workers)
     if leaks:
         kinds = ("identity", "image file", "similar image")

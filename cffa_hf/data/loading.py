@@ -1,4 +1,4 @@
-"""The one way to a dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
+"""Loading of any dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
 
 import json
 import re
@@ -27,25 +27,25 @@ def load_person_dataset(
     test_identities: int | None = None,
     seed: int = 0,
 ) -> PersonDatasetDict:
-    """Load person images with captions from wherever they are.
+    """Load person images with captions from a benchmark, a folder or the Hub.
 
     Args:
         dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or a folder with a metadata file, in one of the three
             layouts, or written by `save_to_disk`; or the name of a dataset on the Hub, "owner/name".
-        root: the folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
+        root: The folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
             the folder that `dataset` is relative to.
-        annotation_file: another annotation file; benchmarks only.
-        validation_identities: identities held out for validation where there is no validation split; 0 for none, None
+        annotation_file: Another annotation file; benchmarks only.
+        validation_identities: Identities held out for validation where there is no validation split; 0 for none, None
             for a sensible number.
-        test_identities: identities held out for test where the data have no splits; the benchmarks take only None.
-        seed: draws the identities that are held out.
+        test_identities: Identities held out for test where the data have no splits; the benchmarks take only None.
+        seed: Draws the identities that are held out.
 
     Returns:
         Splits "train", "validation" and "test", as far as there are any, with the columns `image` (not decoded),
         `captions`, `person_id`, `image_id`, `file_path` and `camera`; its `division` says how people came into them.
 
     Raises:
-        InputError: names what is wrong and the remedy, and what is possible when nothing fits.
+        InputError: Names what is wrong and the remedy, and what is possible when nothing fits.
     """
     name = str(dataset).strip()
     key = {spec.folder.lower(): spec.name for spec in ANNOTATION_FORMATS.values()}.get(name.lower(), name.lower())
@@ -69,16 +69,11 @@ def load_person_dataset(
             return load_dataset_dict(_load_saved(folder), str(folder), folders=[folder], **numbers)
         if find_metadata(folder):
             return load_folder(folder, **numbers)
-        raise InputError(f"{folder}: this folder holds no dataset that is understood; {_possibilities()}.")
+        raise InputError(f"{folder}: this folder holds no dataset of a known layout; {_possibilities()}.")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)
     return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
-
-
-def person_classes(train: Dataset) -> dict[int, int]:
-    """Number the identities of the train split without gaps, from 0, in ascending order of `person_id`."""
-    return {identity: label for label, identity in enumerate(sorted(set(train["person_id"])))}
 
 
 def _possibilities() -> str:

@@ -1,4 +1,4 @@
-"""One's own data: a folder with a metadata file, or a dataset that is saved on disk or on the Hub."""
+"""Your own data: a folder with a metadata file, or a dataset that is saved on disk or on the Hub."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def find_metadata(folder: Path) -> list[tuple[str | None, Path]]:
         train, val or validation, and test that has one; empty if there is none.
 
     Raises:
-        InputError: one folder has several metadata files.
+        InputError: One folder has several metadata files.
     """
     found = _metadata_in(folder)
     if found:
@@ -81,7 +81,7 @@ def load_folder(
         Splits of the dataset form; `file_path` is relative to `folder`, `image_id` numbers the rows of the metadata.
 
     Raises:
-        InputError: names the file, the row and the remedy.
+        InputError: Names the file, the row and the remedy.
     """
     folder = Path(folder).expanduser()
     files = find_metadata(folder)
@@ -259,15 +259,15 @@ def assign_splits(
     """Divide the identities of undivided rows, or hold out validation identities of divided ones.
 
     Args:
-        rows: all with a split or all without.
-        source: for messages.
-        validation_identities: for undivided rows None means a tenth, rounded, at least 1; 0 means no such split. For
+        rows: All with a split or all without.
+        source: For messages.
+        validation_identities: For undivided rows None means a tenth, rounded, at least 1; 0 means no such split. For
             divided rows see `cffa_hf.data.rows.hold_out_validation`.
-        test_identities: the same for the test split; rows that are divided already take only None.
-        seed: see `cffa_hf.data.rows.divide_identities`.
+        test_identities: The same for the test split; rows that are divided already take only None.
+        seed: See `cffa_hf.data.rows.divide_identities`.
 
     Raises:
-        InputError: the numbers do not fit the data.
+        InputError: The numbers do not fit the data.
     """
     if any(row.split for row in rows):
         if test_identities is not None:
@@ -300,15 +300,15 @@ def contain_images(images: Dataset, source: str, folders: Sequence[Path]) -> Dat
     """Refuse images that a dataset names by a path outside its own folders; whoever made it may name any file.
 
     Args:
-        images: one column `image`, not decoded.
-        source: what to call it in messages.
-        folders: see `load_dataset_dict`.
+        images: One column `image`, not decoded.
+        source: What to call it in messages.
+        folders: See `load_dataset_dict`.
 
     Returns:
         The images, with absolute paths where there are no bytes.
 
     Raises:
-        InputError: names the source, the row and the path of the first one outside.
+        InputError: Names the source, the row and the path of the first one outside.
     """
     column = images.with_format("arrow")[:].column("image")
     named = pc.and_(pc.is_valid(column), pc.is_null(pc.struct_field(column, "bytes")))
@@ -355,16 +355,16 @@ def load_dataset_dict(
     of train held out, as ICFG-PEDES has.
 
     Args:
-        data: a dataset with these columns.
-        source: what to call it in messages.
-        folders: where image files may lie that the dataset names instead of holding their bytes; relative paths are
+        data: A dataset with these columns.
+        source: What to call it in messages.
+        folders: Where image files may lie that the dataset names instead of holding their bytes; relative paths are
             relative to the first.
-        validation_identities: number of identities for validation, 0 for none.
-        test_identities: number of identities for test, 0 for none; only for undivided data.
-        seed: draws the identities.
+        validation_identities: Number of identities for validation, 0 for none.
+        test_identities: Number of identities for test, 0 for none; only for undivided data.
+        seed: Draws the identities.
 
     Raises:
-        InputError: names the source, the split, the row and the remedy.
+        InputError: Names the source, the split, the row and the remedy.
     """
     parts = {"train": data} if isinstance(data, Dataset) else dict(data)
     divided = set(parts) != {"train"}

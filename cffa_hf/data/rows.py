@@ -1,4 +1,4 @@
-"""The one validated row that every source of data goes through, and the way from rows to a DatasetDict."""
+"""The validated row that every source of data is turned into, and the DatasetDict made of such rows."""
 
 import os
 import posixpath
@@ -91,11 +91,11 @@ class PersonRow(BaseModel):
 
     Attributes:
         image_id: 0-based row of the image in its source.
-        file_path: path of the image relative to the image folder, with '/'; it never leaves that folder.
-        captions: cleaned captions, at least one, none blank, all that the source has.
-        person_id: identity as in the source.
+        file_path: Path of the image relative to the image folder, with '/'; it never leaves that folder.
+        captions: Cleaned captions, at least one, none blank, all that the source has.
+        person_id: Identity as in the source.
         split: "train", "validation" or "test"; None where the source does not divide its images.
-        camera: name of the camera where it is known.
+        camera: Name of the camera where it is known.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -132,13 +132,13 @@ def validate_rows(
     """Turn raw records into validated rows.
 
     Args:
-        records: one dict of `PersonRow` fields for each image (anything else is an error that names the row).
-        source: the file that the records came from, for messages.
-        names: what the source calls a field, where it has a name of its own, for messages.
-        locate: file and row of record i, where several files were read; by default (source, i).
+        records: One dict of `PersonRow` fields for each image (anything else is an error that names the row).
+        source: The file that the records came from, for messages.
+        names: What the source calls a field, where it has a name of its own, for messages.
+        locate: File and row of record i, where several files were read; by default (source, i).
 
     Raises:
-        InputError: names the source, the row, its image and the remedy for the first bad row.
+        InputError: Names the source, the row, its image and the remedy for the first bad row.
     """
     try:
         return _ROWS.validate_python(records)
@@ -148,7 +148,7 @@ def validate_rows(
     file, row = locate(index) if locate else (source, index)
     record = records[index]
     if not isinstance(record, dict):
-        raise row_error(file, row, None, f"is {shorten(record)}, not an object with keys; mend or remove it") from None
+        raise row_error(file, row, None, f"is {shorten(record)}, not an object with keys; fix or remove it") from None
     image = record.get("file_path")
     raise row_error(file, row, image, _problem(first, dict(names or {}))) from None
 
@@ -162,9 +162,7 @@ def _problem(error: Any, names: dict[str, str]) -> str:
     if field == "captions" and inner:
         if kind == "value_error":
             return f"has a blank caption (number {inner[0] + 1} of {key!r}); fill it in or remove it"
-        return (
-            f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; mend or remove it"
-        )
+        return f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; fix or remove it"
     if kind == "too_short":
         return f"has an empty list of {key!r}; every image needs at least one caption: add one or remove the row"
     if kind == "value_error":
@@ -182,11 +180,11 @@ def check_files(
 ) -> None:
     """Check that no image leaves `folder` through a symbolic link and none is listed in two splits.
 
-    An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is the
-    business of `cffa_hf.data.checks.check_images`.
+    An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is checked by
+    `cffa_hf.data.checks.check_images`.
 
     Raises:
-        InputError: names the source, the row and the remedy.
+        InputError: Names the source, the row and the remedy.
     """
 
     def position(index: int) -> tuple[str | Path, int]:
@@ -244,14 +242,14 @@ def hold_out_validation(
     """Move identities of the train split to a validation split where the source has none.
 
     Args:
-        rows: rows that all have a split.
-        source: for messages.
-        validation_identities: how many identities to hold out; 0 holds out none; None means 200, or a tenth (rounded
+        rows: Rows that all have a split.
+        source: For messages.
+        validation_identities: How many identities to hold out; 0 holds out none; None means 200, or a tenth (rounded
             down, at least 1) of fewer than 2,000 train identities.
-        seed: see `divide_identities`.
+        seed: See `divide_identities`.
 
     Raises:
-        InputError: the source has a validation split and a number above 0 was given, or more identities were asked for
+        InputError: The source has a validation split and a number above 0 was given, or more identities were asked for
             than train can spare.
     """
     if validation_identities is not None and validation_identities < 0:

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ValidationError
 
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
+from cffa_hf.names import SEEN_RECORD
 
-SEEN_RECORD = "seen.json"
 # What each split of a training did to its checkpoint.
 ROLES = {"train": "trained", "validation": "chosen"}
 
@@ -100,7 +100,7 @@ class SeenData(BaseModel):
     def _match(self, name: str, rendered: bool, people_of: Mapping[str, set[int]]) -> "_Match | None":
         """Find the newest recorded dataset that is the given one, and match its people.
 
-        It is the same if one image is; or, where none is (all were saved anew), if it has the same name and neither is
+        It is the same if one image is; or, where none is (all were saved again), if it has the same name and neither is
         rendered, since renderings of one name differ by their seed.
         """
         matches = (_Match.between(seen, name, rendered, people_of) for seen in reversed(self.datasets))
@@ -144,7 +144,7 @@ class SeenData(BaseModel):
         """Find what a split has in common with the data that the checkpoint was trained and chosen on.
 
         A person is the same if one image of them is, in whatever split of the data; and, in the same dataset, if the
-        identity has the same number, unless the images show that identities were numbered anew.
+        identity has the same number, unless the images show that identities were numbered differently.
 
         Args:
             data: All splits of the dataset; the others tell more images of the same people.
@@ -329,10 +329,9 @@ def read_seen(source: str | Path | None) -> SeenData | None:
     try:
         return SeenData.model_validate_json(path.read_bytes())
     except (OSError, ValidationError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path}: the record of what the checkpoint has seen is damaged ({reason}); take the one of its run, or "
-            "another checkpoint."
+            f"{path}: the record of what the checkpoint has seen is damaged ({one_line(error, 120)}); take the one of "
+            "its run, or another checkpoint."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Processes that load data leave signals to the main process."""
+"""Signal handling of the processes that load data: the main process handles SIGTERM and SIGINT alone."""
 
 import os
 import signal
@@ -25,11 +25,11 @@ class SignalsLeftToMain:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=self._obey_main, daemon=True).start()
+            threading.Thread(target=self._wait_for_main, daemon=True).start()
         if self.then is not None:
             self.then(worker_id)
 
-    def _obey_main(self) -> None:
+    def _wait_for_main(self) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.main_process:
             continue
         os._exit(0)

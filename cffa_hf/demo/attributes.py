@@ -1,4 +1,4 @@
-"""Who the demo's people are: attributes, near neighbours, and what a view of a person shows."""
+"""The people of the demo: attributes, similar people, and what a view of a person shows."""
 
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -105,10 +105,10 @@ FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Attributes) if fi
 class View:
     """How one image shows a person.
 
-    Args:
-        camera: index of the camera.
+    Attributes:
+        camera: Index of the camera.
         facing: "front", "back", or the side that is turned to the camera: "left", "right".
-        walking: a stride rather than a stand.
+        walking: A stride rather than a stand.
         occluder: "pole", "bush", "person" or None, in front of the person.
         occluder_side: -1 for the image's left, 1 for its right.
     """

@@ -1,4 +1,4 @@
-"""What is said about a person in one image: two sentences' worth of a part of what is visible."""
+"""Captions of the demo: each tells a part of what is visible in an image, in one to four sentences."""
 
 from dataclasses import dataclass
 
@@ -92,7 +92,7 @@ def write_caption(
 
 
 class _Writer:
-    """Puts the attributes that are to be told into words, with the choices of wording drawn as it goes."""
+    """Put the attributes that are to be told into words; the wording is drawn at random."""
 
     def __init__(self, person: Attributes, view: View, told: set[str], rng: np.random.Generator):
         self.person, self.view, self.told, self.rng = person, view, told, rng

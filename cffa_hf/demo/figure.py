@@ -1,4 +1,4 @@
-"""Paints one person from the attributes, from the far parts to the near ones."""
+"""Paint one person from the attributes, from the far parts to the near ones."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Paints what is worn on the upper body."""
+"""Paint what is worn on the upper body."""
 
 import numpy as np
 from PIL import Image, ImageDraw

@@ -1,4 +1,4 @@
-"""Paints head, hair, glasses and hats."""
+"""Paint head, hair, glasses and hats."""
 
 from cffa_hf.demo.attributes import Attributes
 from cffa_hf.demo.layers import Color, Layers, Row, ring

@@ -22,13 +22,13 @@ class Layers:
     """A figure in body coordinates: x from the body's axis, y from the top of the head (0) to the soles (1).
 
     Args:
-        size: width and height of the layers in pixels.
-        axis: pixel column of the body's axis.
-        top: pixel row of the top of the head.
-        height: height of the body in pixels.
-        light: horizontal direction of the light, -1 (from the left) to 1 (from the right).
-        lean: how far the head is aside of the feet, in body heights.
-        tilt: how much a camera that looks down enlarges the upper body against the legs; 0 for eye level.
+        size: Width and height of the layers in pixels.
+        axis: Pixel column of the body's axis.
+        top: Pixel row of the top of the head.
+        height: Height of the body in pixels.
+        light: Horizontal direction of the light, -1 (from the left) to 1 (from the right).
+        lean: How far the head is aside of the feet, in body heights.
+        tilt: How much a camera that looks down enlarges the upper body against the legs; 0 for eye level.
     """
 
     def __init__(
@@ -116,9 +116,9 @@ class Layers:
 
         Args:
             background: `(height, width, 3)` float32 pixels in [0, 255].
-            ambient: light that falls on each row, `(height,)`, about 1.
-            saturation: strength of the figure's colours, 1 for those painted.
-            weave: where to cut the unevenness of the cloth from its pattern, any integer.
+            ambient: Light that falls on each row, `(height,)`, about 1.
+            saturation: Strength of the figure's colours, 1 for those painted.
+            weave: Where to cut the unevenness of the cloth from its pattern, any integer.
 
         Returns:
             `(height, width, 3)` float32 pixels, not clipped.

@@ -1,4 +1,4 @@
-"""The ceiling of the demo: how well captions that tell only a part can be answered by somebody who knows everything."""
+"""The upper bound of the demo: the Rank-k of an oracle that knows every attribute, since captions tell only a part."""
 
 import json
 from math import comb
@@ -8,11 +8,7 @@ import numpy as np
 
 from cffa_hf.demo.write import get_layout
 from cffa_hf.errors import InputError
-
-
-def oracle_rank1(root: str | Path, layout: str = "cuhk_pedes", split: str = "test") -> float:
-    """Return the text-to-image Rank-1, in percent, of an oracle; see `oracle_ranks`."""
-    return oracle_ranks(root, layout, split)["rank1"]
+from cffa_hf.names import ATTRIBUTES_FILE
 
 
 def oracle_ranks(root: str | Path, layout: str = "cuhk_pedes", split: str = "test") -> dict[str, float]:
@@ -22,17 +18,17 @@ def oracle_ranks(root: str | Path, layout: str = "cuhk_pedes", split: str = "tes
     does not have, then by the number that the image does not show. Among equals the expected value is taken.
 
     Args:
-        root: folder given to `write_demo_dataset`.
-        layout: layout given to `write_demo_dataset`.
+        root: Folder given to `write_demo_dataset`.
+        layout: Layout given to `write_demo_dataset`.
         split: "train", "validation" or "test".
 
     Returns:
         "rank1", "rank5", "rank10" in percent.
 
     Raises:
-        InputError: if the demo is not there or has no such split.
+        InputError: If the demo is not there or has no such split.
     """
-    path = Path(root) / get_layout(layout).folder / "attributes.jsonl"
+    path = Path(root) / get_layout(layout).folder / ATTRIBUTES_FILE
     if not path.is_file():
         raise InputError(f"{path} does not exist; render the demo dataset there first.")
     rows = [row for row in map(json.loads, path.read_text().splitlines()) if row["split"] == split]

@@ -19,8 +19,8 @@ def render(person: Attributes, view: View, seed: int, image_id: int) -> bytes:
     doubled = (2 * width, 2 * height)
     scale = rng.uniform(0.78, 0.82) if person.umbrella else rng.uniform(0.88, 0.94)
     body = scale * doubled[1]
-    room = doubled[1] - body
-    top = room * (rng.uniform(0.8, 0.86) if person.umbrella else rng.uniform(0.5, 0.8))
+    space = doubled[1] - body
+    top = space * (rng.uniform(0.8, 0.86) if person.umbrella else rng.uniform(0.5, 0.8))
     axis = doubled[0] * rng.uniform(0.46, 0.54) + body * _off_center(person, view)
     camera = CAMERAS[view.camera]
     layers = Layers(doubled, axis, top, body, camera.light, lean=rng.uniform(-0.02, 0.02), tilt=camera.tilt)
@@ -43,7 +43,7 @@ def _size(person: Attributes, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _off_center(person: Attributes, view: View) -> float:
-    """Return how far the body moves aside to leave room for a suitcase or a backpack, in body heights."""
+    """Return how far the body moves aside to leave space for a suitcase or a backpack, in body heights."""
     if view.facing not in ("left", "right"):
         return 0.0
     forward = 1 if view.facing == "right" else -1

@@ -15,17 +15,17 @@ from cffa_hf.demo.layers import Color
 class Camera:
     """A fixed place and its picture.
 
-    Args:
-        place: kind of the background.
-        cast: factor of each colour channel.
-        exposure: brightness factor.
-        contrast: contrast factor.
-        noise: deviation of the sensor noise, in gray levels.
-        softness: radius of the lens blur in pixels.
+    Attributes:
+        place: Kind of the background.
+        cast: Factor of each colour channel.
+        exposure: Brightness factor.
+        contrast: Contrast factor.
+        noise: Deviation of the sensor noise, in gray levels.
+        softness: Radius of the lens blur in pixels.
         quality: JPEG quality.
-        light: direction of the light, -1 (from the left) to 1.
-        horizon: height of the horizon in the scene, share from the top.
-        tilt: how much the camera looks down.
+        light: Direction of the light, -1 (from the left) to 1.
+        horizon: Height of the horizon in the scene, share from the top.
+        tilt: How much the camera looks down.
     """
 
     place: str

@@ -1,4 +1,4 @@
-"""Paints what people carry: bags and umbrellas."""
+"""Paint what people carry: bags and umbrellas."""
 
 import numpy as np
 

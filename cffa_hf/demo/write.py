@@ -1,4 +1,4 @@
-"""Writes the demo dataset in the on-disk layout of one of the three benchmarks."""
+"""Write the demo dataset in the on-disk layout of one of the three benchmarks."""
 
 import json
 import multiprocessing
@@ -19,6 +19,7 @@ from cffa_hf.demo.captions import Caption, write_captions
 from cffa_hf.demo.render import render
 from cffa_hf.demo.scene import CAMERAS
 from cffa_hf.errors import InputError
+from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
 
 _VERSION = 3  # Raise it whenever the same seed gives other pictures or captions: an older dataset is then redone.
 _SPLITS = ("train", "validation", "test")
@@ -26,7 +27,7 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class DemoImage:
-    """One image to be: who, how seen, what is said about it, and where it goes."""
+    """An image that is to be rendered: person, view, captions and path."""
 
     image_id: int
     split: str
@@ -41,15 +42,15 @@ class DemoImage:
 class Layout:
     """How a benchmark lies on the disk.
 
-    Args:
-        folder: name of the dataset's folder.
-        annotations: name of its JSON file.
-        path_key: key of the image path in a row.
-        first_id: the first train identity.
-        captions: captions per image.
-        validation: whether there is a validation split; without one its people belong to train.
-        processed_tokens: whether rows carry tokenised captions.
-        file_path: path of an image, relative to imgs/.
+    Attributes:
+        folder: Name of the dataset's folder.
+        annotations: Name of its JSON file.
+        path_key: Key of the image path in a row.
+        first_id: The first train identity.
+        captions: Captions per image.
+        validation: Whether there is a validation split; without one its people belong to train.
+        processed_tokens: Whether rows carry tokenised captions.
+        file_path: Path of an image, relative to imgs/.
     """
 
     folder: str
@@ -100,7 +101,7 @@ def get_layout(name: str) -> Layout:
     """Return a layout by its name.
 
     Raises:
-        InputError: if there is no such layout.
+        InputError: If there is no such layout.
     """
     if name not in LAYOUTS:
         raise InputError(f"there is no demo layout {name!r}; choose one of {', '.join(LAYOUTS)}.")
@@ -125,19 +126,19 @@ def write_demo_dataset(
     whatever `workers` is.
 
     Args:
-        root: folder that is to hold the dataset's folder, e.g. `ROOT` of `ROOT/CUHK-PEDES`.
+        root: Folder that is to hold the dataset's folder, e.g. `ROOT` of `ROOT/CUHK-PEDES`.
         layout: "cuhk_pedes", "icfg_pedes" or "rstpreid". ICFG-PEDES has one caption per image and no validation split:
             there the validation people belong to train.
-        identities: number of people in train, validation and test; no person is in two splits.
-        images_per_identity: number of images of each person.
-        seed: decides everything that is drawn.
-        workers: number of processes that render.
+        identities: Number of people in train, validation and test; no person is in two splits.
+        images_per_identity: Number of images of each person.
+        seed: Decides everything that is drawn.
+        workers: Number of processes that render.
 
     Returns:
         The dataset's folder, `root/CUHK-PEDES` for "cuhk_pedes".
 
     Raises:
-        InputError: if the layout is unknown, a number is too small, or the folder holds a dataset that is not a demo.
+        InputError: If the layout is unknown, a number is too small, or the folder holds a dataset that is not a demo.
     """
     spec = get_layout(layout)
     if min(identities) < 0 or sum(identities) == 0 or images_per_identity < 1 or seed < 0:
@@ -154,7 +155,7 @@ def write_demo_dataset(
         "images_per_identity": images_per_identity,
         "seed": seed,
     }
-    _make_room(folder, spec, parameters)
+    _prepare_folder(folder, spec, parameters)
     images = plan(layout, identities=identities, images_per_identity=images_per_identity, seed=seed)
     missing = [image for image in images if not (folder / "imgs" / image.file_path).is_file()]
     if missing:
@@ -184,9 +185,9 @@ def plan(layout: str, *, identities: tuple[int, int, int], images_per_identity: 
     return images
 
 
-def _make_room(folder: Path, spec: Layout, parameters: dict) -> None:
+def _prepare_folder(folder: Path, spec: Layout, parameters: dict) -> None:
     """Keep a demo of the same parameters, remove one of others, and refuse to touch anything else."""
-    record = folder / "demo.json"
+    record = folder / DEMO_MARKER
     if folder.is_dir() and any(folder.iterdir()):
         try:
             found = json.loads(record.read_text())
@@ -198,9 +199,9 @@ def _make_room(folder: Path, spec: Layout, parameters: dict) -> None:
             )
         if found == parameters:
             return
-        # Removal may be cut short: the folder must stay recognisable as ours, and never pass for whole.
+        # Removal may be cut short: the folder must stay recognisable as a demo, and as an incomplete one.
         _write_text(record, json.dumps({"generator": parameters["generator"]}))
-        for name in (spec.annotations, "attributes.jsonl"):
+        for name in (spec.annotations, ATTRIBUTES_FILE):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "imgs", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,15 +212,15 @@ def _render_all(images: list[DemoImage], folder: Path, seed: int, workers: int) 
     work = partial(_render_one, folder=folder, seed=seed)
     progress = partial(tqdm, total=len(images), desc="rendering the demo", unit="image", mininterval=0.5)
     if workers < 2 or len(images) < 32:
-        _exhaust(progress(map(work, images)))
+        _consume(progress(map(work, images)))
         return
     # Forked workers start at once; spawned ones, the only kind elsewhere, first import the package again.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with context.Pool(workers) as pool:
-        _exhaust(progress(pool.imap_unordered(work, images, chunksize=16)))
+        _consume(progress(pool.imap_unordered(work, images, chunksize=16)))
 
 
-def _exhaust(items: Iterable) -> None:
+def _consume(items: Iterable) -> None:
     for _ in items:
         pass
 
@@ -253,7 +254,7 @@ def _write_tables(folder: Path, spec: Layout, images: list[DemoImage]) -> None:
                 "mentions": [list(caption.mentions) for caption in image.captions],
             }
         )
-    _write_text(folder / "attributes.jsonl", "".join(json.dumps(detail) + "\n" for detail in details))
+    _write_text(folder / ATTRIBUTES_FILE, "".join(json.dumps(detail) + "\n" for detail in details))
     _write_text(folder / spec.annotations, json.dumps(rows) + "\n")
 
 
@@ -262,7 +263,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is either whole or not there."""
+    """Write a file atomically."""
     partial_file = path.with_name(f".{path.name}.{os.getpid()}")
     partial_file.write_bytes(content)
     partial_file.replace(path)

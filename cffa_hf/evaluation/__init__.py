@@ -1,7 +1,8 @@
-"""A split, embedded and ranked.
+"""Evaluation of a checkpoint on one split: embed, rank, analyse.
 
 Read split.py (loaded and divided as the checkpoint's training did), evaluator.py (embeds and ranks), callback.py
-(reports during a training); ranked_queries.py, slices.py and stress.py look closer.
+(reports during a training); ranked_queries.py (single queries), slices.py (groups of captions)
+and stress.py (disturbed captions and images).
 """
 
 from cffa_hf.evaluation.callback import RetrievalEvaluationCallback

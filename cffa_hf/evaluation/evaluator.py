@@ -28,7 +28,7 @@ from cffa_hf.names import IMAGE_TO_TEXT
 class RetrievalEmbeddings:
     """A split, embedded: every caption is a query, every image a gallery item.
 
-    Args:
+    Attributes:
         text: Unit embeddings of the captions, `(captions, width)`, float32, on the CPU.
         image: Unit embeddings of the images, `(images, width)`, float32, on the CPU.
         text_ids: Identities of the captions, `(captions,)`.
@@ -72,7 +72,7 @@ class RetrievalEmbeddings:
         """Rank in both directions with k-reciprocal re-ranking.
 
         Args:
-            neighbours: k of the re-ranking.
+            neighbours: `k` of the re-ranking.
 
         Returns:
             The re-ranking of the images, text-to-image and image-to-text.
@@ -171,7 +171,7 @@ class RetrievalEvaluator:
         return self._encode(model, captions, np.argsort(lengths, kind="stable"), what)
 
     def _encode(self, model: nn.Module, dataset: Dataset, order: np.ndarray, what: str) -> Tensor:
-        """Encode a dataset in the given order; rows of the result stand as in the dataset."""
+        """Encode a dataset in the given order; the result is in the order of the dataset."""
         state = PartialState()
         share = order[state.process_index :: state.num_processes]
         batches = [share[start : start + self.batch_size] for start in range(0, len(share), self.batch_size)]

@@ -17,11 +17,11 @@ class RankedImage:
     """An image of the gallery as a query found it.
 
     Attributes:
-        image: whatever `read_image` takes.
-        path: what the dataset calls it.
-        rank: from 1.
-        score: of query and image, in [-1, 1].
-        right: whether it shows the person that the query describes.
+        image: Whatever `read_image` takes.
+        path: What the dataset calls it.
+        rank: From 1.
+        score: Of query and image, in [-1, 1].
+        right: Whether it shows the person that the query describes.
     """
 
     image: ImageSource
@@ -36,11 +36,11 @@ class RankedQuery:
     """A caption with the images that it found.
 
     Attributes:
-        caption: the query.
-        person_id: of the person it describes.
-        described: the image that the caption was written for.
-        found: the best images, best first.
-        match: the best image of that person, at the rank that the metrics count (the worst among equal scores).
+        caption: The query.
+        person_id: Of the person it describes.
+        described: The image that the caption was written for.
+        found: The best images, best first.
+        match: The best image of that person, at the rank that the metrics count (the worst among equal scores).
     """
 
     caption: str
@@ -56,11 +56,11 @@ def rank_queries(
     """Look up the best images of some captions.
 
     Args:
-        rows: the split.
-        embeddings: of the split.
-        ranks: of the matches, text-to-image.
-        queries: numbers of captions that have a match.
-        k: images for each.
+        rows: The split.
+        embeddings: Of the split.
+        ranks: Of the matches, text-to-image.
+        queries: Numbers of captions that have a match.
+        k: Images for each.
     """
     captions = rows["captions"][:]
     owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.metrics.averages import per_query
 from cffa_hf.metrics.ranking import MatchRanks
-from cffa_hf.names import METRICS
+from cffa_hf.names import ATTRIBUTES_FILE, METRICS
 
-ATTRIBUTES = "attributes.jsonl"
 SMALLEST = 5
 """A slice of fewer queries than this is not reported."""
 
@@ -23,8 +22,8 @@ def slice_metrics(ranks: MatchRanks, groups: Mapping[str, Tensor]) -> dict[str, 
     """Average the metrics over groups of queries.
 
     Args:
-        ranks: of the matches.
-        groups: marks the queries of each group, bool `(queries,)`; a query may be in several.
+        ranks: Of the matches.
+        groups: Marks the queries of each group, bool `(queries,)`; a query may be in several.
 
     Returns:
         For each group of at least `SMALLEST` queries that have a match: metrics in percent, and `queries`.
@@ -61,13 +60,13 @@ def attribute_groups(rows: datasets.Dataset) -> dict[str, Tensor]:
     """Group the captions by the attributes they mention, and by the view of the image they were written for.
 
     They are read from `attributes.jsonl` in the dataset's folder, beside or above the image folder, as the demo data
-    have it: a line an image with `file_path`, `mentions` (a list of names for each caption) and `view` (texts by name).
+    have it: a line for each image with `file_path`, `mentions` (a list of names for each caption) and `view` (texts by name).
 
     Returns:
         Nothing where the data have no such file.
 
     Raises:
-        InputError: if the file is broken or lacks an image of the split.
+        InputError: If the file is broken or lacks an image of the split.
     """
     path = _find(rows)
     if path is None:
@@ -86,7 +85,7 @@ def attribute_groups(rows: datasets.Dataset) -> dict[str, Tensor]:
                 raise ValueError(f"{file_path} has {len(captions)} captions, but {len(mentions)} lists of mentions")
             labels += [view | {f"mentions {name.replace('_', ' ')}" for name in names} for names in mentions]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be used for slices ({error}); mend or remove the file.") from error
+        raise InputError(f"{path}: cannot be used for slices ({one_line(error)}); fix or remove the file.") from error
     names = sorted(set().union(*labels))
     return {name: torch.tensor([name in given for given in labels]) for name in names}
 
@@ -97,4 +96,6 @@ def _find(rows: datasets.Dataset) -> Path | None:
     if not path:
         return None
     images = Path(path).parents[len(PurePosixPath(rows[0]["file_path"]).parts) - 1]
-    return next((folder / ATTRIBUTES for folder in (images, images.parent) if (folder / ATTRIBUTES).is_file()), None)
+    return next(
+        (folder / ATTRIBUTES_FILE for folder in (images, images.parent) if (folder / ATTRIBUTES_FILE).is_file()), None
+    )

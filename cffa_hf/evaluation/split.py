@@ -64,7 +64,7 @@ def load_split(
     if record is not None:
         data = record.divide(data, name, rendered)
     if split not in data:
-        raise InputError(f"{name} has no {split} split, only {', '.join(data)}; choose one of these with --split.")
+        raise InputError(f"{name} has no {split} split, only {', '.join(data)}; set split to one of these.")
     if data_args.check_images:
         check_images(DatasetDict({split: data[split]}))
     if check_leaks:
@@ -78,7 +78,7 @@ def load_split(
         if unfair and not data_args.allow_shared_people:
             raise InputError(
                 f"{name}: the {split} split shares {unfair[0]} ({checkpoint}), so its results would be too good: "
-                "evaluate another split or dataset, or set --allow_shared_people true, and every result is marked."
+                "evaluate another split or dataset, or set allow_shared_people true, and every result is marked."
             )
         if known is record:
             marks = [part.to_dict() for part in shared]

@@ -104,10 +104,10 @@ class Disturbance:
     """One way to disturb, at three strengths.
 
     Attributes:
-        name: as tables show it.
-        change: from caption or image, strength and source of randomness to the disturbed one.
-        strengths: weak to strong, as `change` takes them.
-        unit: says a strength in words.
+        name: As tables show it.
+        change: From caption or image, strength and source of randomness to the disturbed one.
+        strengths: Weak to strong, as `change` takes them.
+        unit: Says a strength in words.
     """
 
     name: str
@@ -137,9 +137,9 @@ class DisturbedImages(Dataset[Sample]):
     """The images of a split, each disturbed as it is read.
 
     Args:
-        images: the sound ones.
-        change: a disturbance's.
-        strength: its strength.
+        images: The undisturbed ones.
+        change: A disturbance's.
+        strength: Its strength.
     """
 
     def __init__(self, images: ImageDataset, change: Callable[..., Tensor], strength: float):
@@ -157,13 +157,13 @@ class DisturbedImages(Dataset[Sample]):
 def stress(
     model: nn.Module, rows: datasets.Dataset, evaluator: RetrievalEvaluator, embeddings: RetrievalEmbeddings
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Evaluate under every disturbance, in captions against sound images or in images against sound captions.
+    """Evaluate under every disturbance, in captions against unchanged images, or in images against unchanged captions.
 
     Args:
-        model: embeds.
-        rows: the split.
-        evaluator: of the split.
-        embeddings: of the sound split.
+        model: Any with `get_image_features` and `get_text_features`.
+        rows: The split.
+        evaluator: Of the split.
+        embeddings: Of the undisturbed split.
 
     Returns:
         Text-to-image metrics, percent, by "captions" or "images", name of the disturbance, and strength in words.

@@ -1,4 +1,4 @@
-"""One picture and one sentence, as the model sees them.
+"""One image and one caption, as the model sees them.
 
 Read captions.py, images.py, processor.py: a caption is cleaned, an image is opened safely and resized, and the
 processor joins image preparation and tokenizer.

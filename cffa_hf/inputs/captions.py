@@ -1,4 +1,4 @@
-"""One way to clean a caption, used where captions are read and where a query comes in."""
+"""Cleaning of captions, the same for datasets and for queries."""
 
 import html
 
@@ -6,14 +6,14 @@ import ftfy
 
 
 def clean_caption(text: str) -> str:
-    """Repair a caption's encoding and fold its white space, as CLIP's own tokenizer does before lower-casing.
+    """Repair a caption's encoding and collapse its white space, as CLIP's own tokenizer does before lower-casing.
 
     Args:
-        text: a caption as found in an annotation file or typed by a user; any string.
+        text: A caption as found in an annotation file or typed by a user; any string.
 
     Returns:
         The text with mojibake repaired, HTML entities unescaped (twice: annotation files hold `&amp;lt;`), and every
-        run of white space folded to one space, none at the ends. May be empty. Case is kept.
+        run of white space collapsed to one space, none at the ends. May be empty. Case is kept.
 
     Example:
         >>> clean_caption("A man&#39;s  cafÃ©-coloured&amp;lt;coat ")

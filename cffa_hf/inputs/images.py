@@ -1,4 +1,4 @@
-"""Open image files safely, and check all of them before a long run starts."""
+"""Image files: read safely, resized and normalised."""
 
 import io
 import os
@@ -31,20 +31,20 @@ ImageSource = str | os.PathLike[str] | bytes | dict[str, Any] | Image.Image
 
 
 def read_image(source: ImageSource) -> Image.Image:
-    """Read an image whole, upright and in RGB.
+    """Read a complete image, upright and in RGB.
 
     The EXIF orientation is applied, transparent pixels are laid on white, 16-bit grey is scaled to 8 bits, of an
     animation the first frame is taken.
 
     Args:
-        source: a path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, or an
+        source: A path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, or an
             image of Pillow.
 
     Returns:
         A loaded image in mode "RGB".
 
     Raises:
-        InputError: the file is missing, truncated, no regular file, no image of the formats that are read, or has more
+        InputError: The file is missing, truncated, no regular file, no image of the formats that are read, or has more
             than `MAX_PIXELS` pixels.
 
     Example:
@@ -87,13 +87,13 @@ def _locate(source: ImageSource) -> tuple[str, Any]:
         if content is not None:
             return path or "the image", io.BytesIO(content)
         if not path:
-            raise InputError("An image has neither a path nor bytes; mend or remove its row.")
+            raise InputError("An image has neither a path nor bytes; fix or remove its row.")
         return str(path), path
     return os.fspath(source), source
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; damaged EXIF data do not spoil an image whose pixels are sound."""
+    """Apply the EXIF orientation; damaged EXIF data are ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -138,8 +138,8 @@ def first_escape(folder: Path, paths: Sequence[str]) -> int | None:
             except OSError:
                 links = set()
             parents[parent] = inside(directory), links
-        sound, links = parents[parent]
-        if not sound or (name in links and not inside(os.path.join(folder, path))):
+        parent_is_inside, links = parents[parent]
+        if not parent_is_inside or (name in links and not inside(os.path.join(folder, path))):
             return index
     return None
 
@@ -148,11 +148,11 @@ def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:
     """Read an image and resize it bilinearly: `(3, height, width)`, uint8, the pixels that the processor normalises.
 
     Args:
-        source: whatever `read_image` takes.
-        image_size: height and width.
+        source: Whatever `read_image` takes.
+        image_size: Height and width.
 
     Raises:
-        InputError: the image is missing or cannot be read.
+        InputError: The image is missing or cannot be read.
 
     Example:
         >>> load_pixels(Image.new("RGB", (20, 60), "white"), (96, 32)).shape
@@ -163,17 +163,11 @@ def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def normalise_images(
-    pixels: Tensor,
-    mean: Sequence[float] = OPENAI_CLIP_MEAN,
-    std: Sequence[float] = OPENAI_CLIP_STD,
-) -> Tensor:
-    """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation of each channel.
+def normalise_images(pixels: Tensor) -> Tensor:
+    """Scale pixels to [0, 1], subtract CLIP's mean and divide by its standard deviation of each channel.
 
     Args:
         pixels: `(batch, 3, height, width)`, uint8.
-        mean: of each channel, on the scale of [0, 1].
-        std: likewise.
 
     Returns:
         A float32 tensor of the same shape.
@@ -183,6 +177,6 @@ def normalise_images(
         torch.float32
     """
     shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=pixels.device).view(shape)
-    scale = torch.tensor(std, device=pixels.device).view(shape)
+    offset = torch.tensor(OPENAI_CLIP_MEAN, device=pixels.device).view(shape)
+    scale = torch.tensor(OPENAI_CLIP_STD, device=pixels.device).view(shape)
     return pixels.float().mul_(1 / 255).sub_(offset).div_(scale)

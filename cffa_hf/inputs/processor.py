@@ -27,18 +27,18 @@ CLIP_MERGES = 49152 - 256 - 2
 
 
 def clip_tokenizer(merges: str | Path) -> CLIPTokenizer:
-    """Build CLIP's tokenizer offline, its last merge (`jekyll</w>`, id 49405) given up for the mask token.
+    """Build CLIP's tokenizer offline, its last merge (`jekyll</w>`, id 49405) replaced by the mask token.
 
     Words spelt with the lost merge still tokenise, into two pieces.
 
     Args:
-        merges: path of `bpe_simple_vocab_16e6.txt.gz`, as CLIP's repository holds it (gzip-compressed or plain text).
+        merges: Path of `bpe_simple_vocab_16e6.txt.gz`, as CLIP's repository holds it (gzip-compressed or plain text).
 
     Returns:
         A tokenizer of 49,408 ids: mask 49405, start 49406, end (and padding) 49407.
 
     Raises:
-        InputError: the file cannot be read, or does not hold CLIP's merges.
+        InputError: The file cannot be read, or does not hold CLIP's merges.
     """
     try:
         with (gzip.open if Path(merges).suffix == ".gz" else open)(merges, "rt", encoding="utf-8") as file:
@@ -52,13 +52,13 @@ def clip_tokenizer(merges: str | Path) -> CLIPTokenizer:
 
 
 def add_mask_token(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
-    """Return a copy of a CLIP tokenizer whose last merge, id V-3, is given up for the mask token; it pads with the end.
+    """Return a copy of a CLIP tokenizer whose last merge, id V-3, is replaced by the mask token; it pads with the end token.
 
     The vocabulary keeps its size, so that the token embeddings of a CLIP checkpoint fit. A tokenizer that has the mask
     token there already is returned as it is.
 
     Raises:
-        InputError: the tokenizer does not end in (last merge, start token, end token), as all of CLIP's do.
+        InputError: The tokenizer does not end in (last merge, start token, end token), as all of CLIP's do.
 
     Example:
         >>> tokenizer = train_tokenizer(["a man in a red coat"], 520)
@@ -92,12 +92,12 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CLIPTokeni
     """Train a small byte-level tokenizer of CLIP's kind on captions; the same captions give the same tokenizer.
 
     Args:
-        captions: any texts; they are cleaned and lower-cased here.
-        vocabulary_size: wanted number of ids, at least 516. It is an upper bound: few captions fill fewer. The true
+        captions: Any texts; they are cleaned and lower-cased here.
+        vocabulary_size: Wanted number of ids, at least 516. It is an upper bound: few captions fill fewer. The true
             size is `len(tokenizer)`, and the last three ids are the special ones in any case.
 
     Raises:
-        InputError: the size leaves no room for the 512 byte tokens, three special tokens and one merge.
+        InputError: The size is too small for the 512 byte tokens, three special tokens and one merge.
 
     Example:
         >>> tokenizer = train_tokenizer(["a man in a red coat", "a woman in a red hat"], 530)
@@ -137,9 +137,9 @@ def build_processor(
     and is saved under the name that both know, so that the folder loads with or without torchvision.
 
     Args:
-        tokenizer: with a mask token; its `model_max_length` is set.
-        image_size: height and width in pixels.
-        context_length: number of tokens to which `truncation=True` cuts, start and end included.
+        tokenizer: With a mask token; its `model_max_length` is set.
+        image_size: Height and width in pixels.
+        context_length: Number of tokens to which `truncation=True` cuts, start and end included.
 
     Example:
         >>> processor = build_processor(train_tokenizer(["a man in a red coat"], 520), image_size=(96, 32))
@@ -166,10 +166,10 @@ def encode_captions(tokenizer: CLIPTokenizer, captions: Sequence[str], context_l
     """Turn captions into ids, unpadded: start token, words, end token.
 
     Args:
-        tokenizer: of this module.
-        captions: raw or cleaned texts. A start or end token that is spelt out in a caption is read as plain text, a
+        tokenizer: Of this module.
+        captions: Raw or cleaned texts. A start or end token that is spelt out in a caption is read as plain text, a
             mask token as the mask.
-        context_length: longest result; a longer caption is cut and keeps the end token in its last place.
+        context_length: Longest result; a longer caption is cut and keeps the end token in its last place.
 
     Returns:
         One list of 2 to `context_length` ids a caption.

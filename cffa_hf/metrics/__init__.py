@@ -1,7 +1,7 @@
-"""Numbers from ranks; no model is known here.
+"""Retrieval metrics from ranks or embeddings, independent of any model.
 
-Read ranking.py, averages.py, reranking.py, significance.py: the ranks of the matches are found and averaged, scores are changed
-before that, and it is said how sure a number or a difference is.
+Read ranking.py (ranks of the matches), averages.py (Rank-k, mAP, mINP), reranking.py (k-reciprocal re-ranking of the scores),
+significance.py (confidence intervals and a paired test).
 """
 
 from cffa_hf.metrics.averages import cumulative_match_curve, per_query, retrieval_metrics

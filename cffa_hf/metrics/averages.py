@@ -13,15 +13,15 @@ def per_query(match_ranks: MatchRanks, ranks: Sequence[int] = (1, 5, 10)) -> dic
     """Return every metric of every evaluated query.
 
     Args:
-        match_ranks: the ranks of the matches.
-        ranks: the k of Rank-k; one above the gallery size is allowed.
+        match_ranks: The ranks of the matches.
+        ranks: The k of Rank-k; one above the gallery size is allowed.
 
     Returns:
         `rank{k}` (0 or 100), `mAP` (the query's average precision) and `mINP` (its inverse negative penalty: matches
         divided by the rank of the last match), in percent, float64 `(evaluated,)`, in the order of `evaluated`.
 
     Raises:
-        InputError: if no query has a match, or a k is below 1.
+        InputError: If no query has a match, or a k is below 1.
 
     Example:
         >>> ranks = MatchRanks.from_lists([[1, 3], [2]], query_ids=[1, 2], gallery_size=3)
@@ -45,14 +45,14 @@ def retrieval_metrics(match_ranks: MatchRanks, ranks: Sequence[int] = (1, 5, 10)
     """Average the metrics over the queries that have a match.
 
     Args:
-        match_ranks: the ranks of the matches.
-        ranks: the k of Rank-k: the share of queries whose first match is among the first k items.
+        match_ranks: The ranks of the matches.
+        ranks: The k of Rank-k: the share of queries whose first match is among the first k items.
 
     Returns:
         `rank{k}`, `mAP` and `mINP` in percent, `queries` (those averaged) and `excluded_queries` (without a match).
 
     Raises:
-        InputError: if no query has a match, or a k is below 1.
+        InputError: If no query has a match, or a k is below 1.
 
     Example:
         >>> ranks = MatchRanks.from_lists([[1, 3], [2]], query_ids=[1, 2], gallery_size=3)
@@ -69,7 +69,7 @@ def cumulative_match_curve(match_ranks: MatchRanks, max_rank: int = 50) -> Tenso
     """Return Rank-1 to Rank-`max_rank` in percent, the cumulative match characteristic, float64 `(max_rank,)`.
 
     Raises:
-        InputError: if no query has a match, or `max_rank` is below 1.
+        InputError: If no query has a match, or `max_rank` is below 1.
 
     Example:
         >>> cumulative_match_curve(MatchRanks.from_lists([[1, 3], [2]], query_ids=[1, 2], gallery_size=3), 3).tolist()

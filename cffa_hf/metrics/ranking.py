@@ -31,10 +31,10 @@ class MatchRanks:
     """Hold the 1-based ranks of every query's matches.
 
     Attributes:
-        ranks: ranks of the matches, ascending within a query, int64 `(matches,)` on the CPU.
-        offsets: the ranks of query i are `ranks[offsets[i]:offsets[i + 1]]`, int64 `(queries + 1,)`.
-        query_ids: identity of every query, int64 `(queries,)`.
-        gallery_size: number of gallery items.
+        ranks: Ranks of the matches, ascending within a query, int64 `(matches,)` on the CPU.
+        offsets: The ranks of query i are `ranks[offsets[i]:offsets[i + 1]]`, int64 `(queries + 1,)`.
+        query_ids: Identity of every query, int64 `(queries,)`.
+        gallery_size: Number of gallery items.
     """
 
     ranks: Tensor
@@ -66,7 +66,7 @@ class MatchRanks:
         """Rebuild match ranks from one sequence of 1-based ranks per query, in any order.
 
         Raises:
-            InputError: if a rank is given twice for a query or lies outside the gallery.
+            InputError: If a rank is given twice for a query or lies outside the gallery.
 
         Example:
             >>> MatchRanks.from_lists([[3, 1], []], query_ids=[1, 2], gallery_size=3).excluded_queries
@@ -104,16 +104,16 @@ def match_ranks(
     Args:
         query_embeddings: `(queries, width)`, any float type; normalise them for a cosine score.
         gallery_embeddings: `(gallery, width)`.
-        query_ids: identity of every query.
-        gallery_ids: identity of every gallery item.
-        query_cameras: with `gallery_cameras`, removes the items of the query's identity from the query's camera, as in
+        query_ids: Identity of every query.
+        gallery_ids: Identity of every gallery item.
+        query_cameras: With `gallery_cameras`, removes the items of the query's identity from the query's camera, as in
             re-identification. An unknown camera (None) equals no other.
-        gallery_cameras: camera of every gallery item.
-        rerank: changes the scores of some queries, `(queries, gallery)`, in place; see `cffa_hf.metrics.reranking`.
-        chunk_size: queries scored at once; by default as many as fit into 256 MiB.
+        gallery_cameras: Camera of every gallery item.
+        rerank: Changes the scores of some queries, `(queries, gallery)`, in place; see `cffa_hf.metrics.reranking`.
+        chunk_size: Queries scored at once; by default as many as fit into 256 MiB.
 
     Raises:
-        InputError: if shapes and lengths do not fit together, or an embedding is not finite.
+        InputError: If shapes and lengths do not fit together, or an embedding is not finite.
 
     Example:
         >>> queries, gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
@@ -169,14 +169,14 @@ def match_ranks_from_scores(
 
     Args:
         scores: `(queries, gallery)`, left unchanged; infinities are allowed, and integers to 2**53.
-        query_ids: identity of every query.
-        gallery_ids: identity of every gallery item.
-        query_cameras: see `match_ranks`.
-        gallery_cameras: see `match_ranks`.
-        chunk_size: queries ranked at once; by default as many as fit into 256 MiB.
+        query_ids: Identity of every query.
+        gallery_ids: Identity of every gallery item.
+        query_cameras: See `match_ranks`.
+        gallery_cameras: See `match_ranks`.
+        chunk_size: Queries ranked at once; by default as many as fit into 256 MiB.
 
     Raises:
-        InputError: if shapes and lengths do not fit together, or a score is NaN.
+        InputError: If shapes and lengths do not fit together, or a score is NaN.
 
     Example:
         >>> match_ranks_from_scores([[0.9, 0.8, 0.1]], query_ids=[1], gallery_ids=[2, 1, 1]).tolist()
@@ -261,7 +261,9 @@ def _rank_in_chunks(
             ordered = _sort_rows(scores)
             unordered = ordered[:, -1].isnan().nonzero().flatten()  # a sort puts NaN last
             if len(unordered):
-                raise InputError(f"The scores of query {start + int(unordered[0])} hold NaN; mend them before ranking.")
+                raise InputError(
+                    f"The scores of query {start + int(unordered[0])} hold NaN; replace them before ranking."
+                )
             ranks.append(_ranks_of_matches(ordered, own, real, counted).cpu())
             counts.append(counted.sum(dim=1).cpu())
     empty = torch.zeros(0, dtype=torch.int64)
@@ -276,10 +278,10 @@ def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tenso
     all items with at least its score without those of the query's identity, removed by the camera or not.
 
     Args:
-        ordered: all scores of every query, ascending, `(rows, gallery)`.
-        own: scores of the items of the query's identity, `(rows, most)`.
-        real: which of these are no padding.
-        counted: which of these count as matches.
+        ordered: All scores of every query, ascending, `(rows, gallery)`.
+        own: Scores of the items of the query's identity, `(rows, most)`.
+        real: Which of these are no padding.
+        counted: Which of these count as matches.
     """
     best_first = own.masked_fill(~counted, -torch.inf).sort(dim=1, descending=True).values
     at_least = ordered.shape[1] - torch.searchsorted(ordered, best_first)
@@ -295,7 +297,7 @@ def _ranks_of_matches(ordered: Tensor, own: Tensor, real: Tensor, counted: Tenso
 def _sort_rows(scores: Tensor) -> Tensor:
     """Sort every row ascending; on the CPU in place.
 
-    torch sorts values together with their indices, which nobody needs here; numpy sorts values alone, in vector
+    torch sorts values together with their indices, which are not needed here; numpy sorts values alone, in vector
     instructions, more than ten times as fast.
     """
     if scores.device.type != "cpu":

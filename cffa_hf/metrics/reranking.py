@@ -26,14 +26,14 @@ class KReciprocalReranking:
     the weighted neighbours, between 0 and 1.
 
     Args:
-        gallery: embeddings of the gallery, `(gallery, width)`; rows are normalised.
-        neighbours: k1 of the paper, nearest items that may be reciprocal ones; best is one to two times the number of
+        gallery: Embeddings of the gallery, `(gallery, width)`; rows are normalised.
+        neighbours: `k1` of the paper, nearest items that may be reciprocal ones; best is one to two times the number of
             items that show one person.
-        query_neighbours: k2 of the paper, best items of a query that lend it their neighbours.
-        weight: share of the similarity in the score (1 - lambda of the paper).
+        query_neighbours: `k2` of the paper, best items of a query that lend it their neighbours.
+        weight: Share of the similarity in the score (1 - lambda of the paper).
 
     Raises:
-        InputError: if a number makes no sense.
+        InputError: If a number makes no sense.
 
     Example:
         >>> gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -72,7 +72,7 @@ class KReciprocalReranking:
         """Change the scores of queries in place, `(queries, gallery)`.
 
         Raises:
-            InputError: if the gallery has another size.
+            InputError: If the gallery has another size.
         """
         if scores.shape[1] != self.gallery_size:
             raise InputError(f"Re-ranking knows {self.gallery_size} items, but there are scores of {scores.shape[1]}.")
@@ -101,8 +101,8 @@ def neighbour_shares(gallery: Tensor, neighbours: int) -> tuple[Tensor, Tensor, 
     """Find the expanded k-reciprocal neighbours of each gallery item (equations 2 to 7 of the paper).
 
     Args:
-        gallery: unit embeddings, `(gallery, width)`.
-        neighbours: k; of an item's k nearest items, those stay that have it among theirs. Their own, of k / 2, join where
+        gallery: Unit embeddings, `(gallery, width)`.
+        neighbours: K; of an item's k nearest items, those stay that have it among theirs. Their own, of k / 2, join where
             two thirds of them are known already.
 
     Returns:

@@ -32,10 +32,10 @@ class PairedDifference:
     """Hold the difference between two systems on the same queries.
 
     Attributes:
-        difference: metric of the second system minus the first, in percentage points.
-        low: lower end of the paired bootstrap interval.
-        high: upper end of it.
-        p_value: two-sided, from random exchanges of the two systems; small values speak against equal systems.
+        difference: Metric of the second system minus the first, in percentage points.
+        low: Lower end of the paired bootstrap interval.
+        high: Upper end of it.
+        p_value: Two-sided, from random exchanges of the two systems; small values speak against equal systems.
     """
 
     difference: float
@@ -58,15 +58,15 @@ def bootstrap_confidence(
     The interval covers the choice of queries; gallery, training seed and checkpoint are taken as given.
 
     Args:
-        match_ranks: the ranks of the matches.
-        ranks: the k of Rank-k.
-        samples: number of resamples.
-        seed: seed of the draws; equal seeds give equal intervals.
-        level: coverage in percent.
-        by_identity: draw identities with all their queries, not single queries.
+        match_ranks: The ranks of the matches.
+        ranks: The k of Rank-k.
+        samples: Number of resamples.
+        seed: Seed of the draws; equal seeds give equal intervals.
+        level: Coverage in percent.
+        by_identity: Draw identities with all their queries, not single queries.
 
     Raises:
-        InputError: if no query has a match, or `samples` or `level` is out of range.
+        InputError: If no query has a match, or `samples` or `level` is out of range.
 
     Example:
         >>> ranks = MatchRanks.from_lists([[1], [2], [1], [1]], query_ids=[0, 0, 1, 1], gallery_size=5)
@@ -97,16 +97,16 @@ def paired_test(
     equal, the two results of an identity could as well be exchanged. It is at least 1 / (samples + 1).
 
     Args:
-        first: ranks of one system.
-        second: ranks of the other; a positive difference means that it is better.
-        ranks: the k of Rank-k.
-        samples: number of resamples and of permutations.
-        seed: seed of the draws.
-        level: coverage of the interval in percent.
-        by_identity: draw and exchange identities with all their queries, not single queries.
+        first: Ranks of one system.
+        second: Ranks of the other; a positive difference means that it is better.
+        ranks: The k of Rank-k.
+        samples: Number of resamples and of permutations.
+        seed: Seed of the draws.
+        level: Coverage of the interval in percent.
+        by_identity: Draw and exchange identities with all their queries, not single queries.
 
     Raises:
-        InputError: if the two do not rank the same queries in the same gallery.
+        InputError: If the two do not rank the same queries in the same gallery.
 
     Example:
         >>> ids = [0, 0, 1, 1]

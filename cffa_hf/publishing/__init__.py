@@ -1,4 +1,4 @@
-"""From files to the Hub.
+"""Publishing of models, datasets and Spaces on the Hub.
 
 Read card_text.py and cards.py (the card), folders.py, curves.py, model.py, dataset.py and space.py (the folder),
 client.py (one commit of it).

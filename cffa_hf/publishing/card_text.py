@@ -116,7 +116,7 @@ def rank1_of(measured: list[dict[str, Any]]) -> tuple[dict[str, Any], float] | N
 
 
 def origin_sentence(record: dict[str, Any], spec: AnnotationFormat | None, rendered: bool) -> str:
-    """Say what was trained from what on what."""
+    """Say which weights were trained and on which data."""
     method = "CFFA (Cross-Modal Fine-grained Feature Alignment)"
     if not record:
         return f"It is a {method} model. The record of its training is not part of this publication."
@@ -206,7 +206,7 @@ def selection_sentence(results: dict[str, Any], training: dict[str, Any]) -> str
 
 
 def published_sentence(measured: list[dict[str, Any]]) -> str:
-    """Set the published result beside that on the test split of a real benchmark."""
+    """Quote the published result where there is one on the test split of a real benchmark."""
     for part in measured:
         spec = benchmark_of(part)
         if spec and part["split"] == "test":
@@ -285,7 +285,7 @@ def training_facts(record: dict[str, Any]) -> list[list[str]]:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span in the two units that matter."""
+    """Write a time span in its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -322,10 +322,8 @@ def is_openai_clip(record: dict[str, Any]) -> bool:
     return str(record.get("init_from")).startswith("openai/clip")
 
 
-def model_licence(
-    dataset: dict[str, Any], spec: AnnotationFormat | None, rendered: bool, repo_id: str
-) -> tuple[dict[str, Any], str]:
-    """Choose the licence's metadata and say what it rests on."""
+def model_licence(spec: AnnotationFormat | None, rendered: bool, repo_id: str) -> tuple[dict[str, Any], str]:
+    """Return the metadata of the licence and a sentence that explains it."""
     code = "The code is under the Apache License 2.0."
     if rendered:
         return {

@@ -57,13 +57,13 @@ def read_notes(readme: str, source: str) -> str | None:
     if counts != (1, 1) or end < begin:
         raise InputError(
             f"{source}: the marks {BEGIN_NOTES} and {END_NOTES} must stand there once each, in this order, or what was "
-            "written between them would be lost: mend the card first."
+            "written between them would be lost: fix the card first."
         )
     return readme[begin + len(BEGIN_NOTES) : end].strip()
 
 
-def shows_nobody(folder: Path) -> bool:
-    """Say whether the results in a folder, and so its pictures of ranked images, are known to be of rendered people only."""
+def shows_only_rendered_people(folder: Path) -> bool:
+    """Say whether the results in a folder, and so its ranked images, are known to be of rendered people only."""
     measured = measured_splits(read_record(folder / RESULTS))
     return bool(measured) and all(part.get("rendered") is True and not benchmark_of(part) for part in measured)
 
@@ -87,7 +87,7 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
     rendered = bool(dataset.get("rendered"))
     spec = known_format(dataset.get("name"))
     name = repo_id.rpartition("/")[2]
-    licence, licences = text.model_licence(dataset, spec, rendered, repo_id)
+    licence, licences = text.model_licence(spec, rendered, repo_id)
     data = model_metadata(name, record, measured, licence)
     merge_metadata(data, kept)
     sources = [file for file in (RUN_RECORD, RESULTS) if (folder / file).is_file()]
@@ -155,7 +155,7 @@ def model_metadata(
 def merge_metadata(data: CardData, kept: Mapping[str, Any] | None) -> None:
     """Take over from an earlier card the fields that the new one does not set, and its tags.
 
-    What the old card said of results, base model and data is not taken over: it is made anew or it is gone.
+    What the old card said of results, base model and data is not taken over: it is made again or it is gone.
     """
     made = {"eval_results", "model_name", "model-index", "base_model", "base_model_relation", "datasets", "tags"}
     if data.get("license") is not None:

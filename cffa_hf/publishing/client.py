@@ -1,4 +1,4 @@
-"""Talking to the Hub: a repository that may be written, the card in it, one commit, and errors in one sentence."""
+"""The client of the Hub: repositories that may be written, their cards, and one commit for each publication."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Repository:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be the name of a repository.
+    """Check the name of a repository.
 
     Raises:
-        InputError: Always names what is allowed.
+        InputError: If it is not valid.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(f"--repo-id {repo_id!r} is no name of a repository: write owner/name ({error}).") from error
+        raise InputError(f"{repo_id!r} is no name of a repository: write owner/name ({one_line(error)}).") from error
 
 
 def open_repository(
@@ -73,7 +73,7 @@ def open_repository(
     """
     check_repo_id(repo_id)
     if create_pr and revision not in (None, "main"):
-        raise InputError(f"--revision {revision} and --create-pr exclude each other: pull requests are made to main.")
+        raise InputError(f"revision {revision} and create_pr exclude each other: pull requests are made to main.")
     token = token or get_token()
     if not token:
         raise InputError(
@@ -130,7 +130,7 @@ def commit_folder(
     token: str | None = None,
     commit_message: str,
 ) -> CommitInfo:
-    """Make a folder the content of a repository in one commit, so that nobody ever sees half of it.
+    """Make a folder the content of a repository in one commit, atomically.
 
     `upload_folder` would make several commits of a large folder.
 
@@ -181,19 +181,18 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         status = error.response.status_code
         said = (error.server_message or str(error).splitlines()[0]).strip().rstrip(".")
         if status == 401:
-            message = f"{endpoint} does not accept the token: run `hf auth login` with a new one, or mend HF_TOKEN"
+            message = f"{endpoint} does not accept the token: run `hf auth login` with a new one, or fix HF_TOKEN"
         elif status == 403:
             message = f"The token may not write to {repo_id}: take one with write permission there"
         elif status == 404:
-            message = f"{endpoint} has no {repo_id} that this token may see: check --repo-id, --revision and the token"
+            message = f"{endpoint} has no {repo_id} that this token may see: check its name, the revision and the token"
         else:
             message = f"{endpoint} answered {status}, and {again}"
         raise InputError(f"{message} ({said}).") from error
     except OfflineModeIsEnabled as error:
         raise InputError("The Hub is switched off by HF_HUB_OFFLINE: unset it to publish.") from error
     except (HTTPError, OSError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        reason = one_line(error.__cause__ or error, 200)
         raise InputError(f"The connection to {endpoint} broke off, and {again} ({reason}).") from error
     except ValueError as error:
-        raise InputError(f"{repo_id} cannot be published: {' '.join(str(error).split())}") from error
+        raise InputError(f"{repo_id} cannot be published: {one_line(error)}.") from error

@@ -33,17 +33,17 @@ def publish_dataset(
         data: Splits in the dataset form.
         name: What the dataset is called in a config.
         repo_id: As for `cffa_hf.publishing.model.publish_model`.
-        rendered: Whether the people do not exist.
+        rendered: Whether the people are rendered.
         public: Whether everybody may see it.
         token: As for `publish_model`.
 
     Raises:
-        InputError: If the repository is there and public, but `public` is not said; or as `publish_model`.
+        InputError: If the repository is there and public, but `public` is false; or as `publish_model`.
     """
     repository = open_repository(repo_id, "dataset", private=not public, token=token)
     if not (public or repository.private):
         raise InputError(
-            f"{repository.name} is public already: say --public if these images may be passed on, or make it private "
+            f"{repository.name} is public already: set public if these images may be passed on, or make it private "
             "first."
         )
     with new_folder() as folder:
@@ -69,7 +69,7 @@ def write_dataset_folder(
         out: An empty folder.
         name: What the dataset is called in a config.
         repo_id: Named in the card.
-        rendered: Whether the people do not exist.
+        rendered: Whether the people are rendered.
         readme: Card that is on the Hub now; its notes and its owner's metadata are kept.
     """
     (out / "data").mkdir()

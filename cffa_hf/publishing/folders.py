@@ -1,4 +1,4 @@
-"""Folders of what is published."""
+"""The folders whose content is published."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,14 +18,20 @@ def new_folder() -> Iterator[Path]:
         yield folder
 
 
-def replace_folder(source: Path, out: Path, *, mark: str, taboo: Path | None = None) -> None:
-    """Copy a folder to where only an earlier copy, which has the file `mark` and a card, may be.
+def replace_folder(source: Path, out: Path, *, mark: str, protected: Path | None = None) -> None:
+    """Copy a folder; only an earlier copy at the same place is replaced.
+
+    Args:
+        source: The folder to copy.
+        out: Where to.
+        mark: A file or folder that an earlier copy has, beside a card.
+        protected: A folder that must not be overwritten, nor those above it.
 
     Raises:
-        InputError: If there is something else.
+        InputError: If there is something else at the place.
     """
-    if taboo and out.resolve() in (taboo.resolve(), *taboo.resolve().parents):
-        raise InputError(f"{out}: the dry run would overwrite {taboo}; give another folder.")
+    if protected and out.resolve() in (protected.resolve(), *protected.resolve().parents):
+        raise InputError(f"{out}: the dry run would overwrite {protected}; give another folder.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not ((out / mark).exists() and (out / "README.md").is_file()) or (out / ".git").exists():
             raise InputError(f"{out}: is not empty and no earlier dry run; give another folder, or remove this one.")

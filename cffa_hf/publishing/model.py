@@ -13,10 +13,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from cffa_hf.checkpoints.opening import open_model
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.data.seen import SEEN_RECORD, read_seen
+from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError
-from cffa_hf.names import RESULTS, RUN_RECORD, STATE_FILE, TRAINING_PICTURE
-from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_nobody
+from cffa_hf.names import RESULTS, RUN_RECORD, SEEN_RECORD, STATE_FILE, TRAINING_PICTURE
+from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_only_rendered_people
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.publishing.curves import draw_training_curves
 from cffa_hf.publishing.folders import new_folder, replace_folder
@@ -62,7 +62,7 @@ def publish_model(
         commit_message: Title of the commit.
 
     Raises:
-        InputError: If there is no whole model, no token, or no permission, or the Hub cannot be reached.
+        InputError: If there is no complete model, no token, or no permission, or the Hub cannot be reached.
     """
     source = check_checkpoint(checkpoint)
     repository = open_repository(repo_id, private=private, revision=revision, create_pr=create_pr, token=token)
@@ -105,7 +105,7 @@ def open_run_repository(args: TrainingArguments, *, token: str | None = None, pr
 def publish_run(
     args: TrainingArguments, *, token: str | None = None, private: bool | None = None, **options: Any
 ) -> CommitInfo:
-    """Publish the folder of a training where its arguments say.
+    """Publish the folder of a training in the repository that its arguments name.
 
     Args:
         args: `output_dir`, `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` are read.
@@ -136,7 +136,7 @@ def dry_run_model(
         with_pictures: As for `publish_model`.
 
     Raises:
-        InputError: If there is no whole model, or the folder holds something else.
+        InputError: If there is no complete model, or the folder holds something else.
     """
     source, out = check_checkpoint(checkpoint), Path(out).expanduser()
     check_repo_id(repo_id)
@@ -147,7 +147,7 @@ def dry_run_model(
         readme = None
     with new_folder() as folder:
         write_model_folder(source, folder, repo_id, readme=readme, private=private, with_pictures=with_pictures)
-        replace_folder(folder, out, mark="config.json", taboo=source)
+        replace_folder(folder, out, mark="config.json", protected=source)
 
 
 def check_checkpoint(checkpoint: str | Path) -> Path:
@@ -187,7 +187,7 @@ def write_model_folder(
         with_pictures: Whether they may be in it anyway.
 
     Raises:
-        InputError: If model or processor are not whole, as in `open_model`, or a record is damaged.
+        InputError: If model or processor are incomplete, as in `open_model`, or a record is damaged.
     """
     opened = open_model(source)
     model, processor = opened.model, opened.processor
@@ -233,7 +233,7 @@ def copy_records(source: Path, out: Path, *, private: bool, with_pictures: bool 
     shutil.copyfile(source / RESULTS, out / RESULTS)
     for pattern in PICTURES:
         picture = first_picture(source, pattern)
-        if picture and pattern == "*ranking.png" and not (private or with_pictures or shows_nobody(out)):
+        if picture and pattern == "*ranking.png" and not (private or with_pictures or shows_only_rendered_people(out)):
             logger.warning(
                 f"{picture} is left out: it shows people, and they are not known to be rendered (run_eval.py of this "
                 "version records that); --with-pictures publishes it, if they have agreed."

@@ -1,4 +1,4 @@
-"""What is written for machines.
+"""The machine-readable records of trainings and evaluations.
 
 Read run.py (run.json), results.py (results.json), environment.py (versions and devices), files.py (folders, and JSON
 that is read back).

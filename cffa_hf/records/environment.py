@@ -1,4 +1,4 @@
-"""Versions of what computed, and on which machine, in words fit to be published."""
+"""Versions of the software and the kind of machine, as they may be published."""
 
 import importlib.metadata
 import json
@@ -37,7 +37,7 @@ def package_version() -> dict[str, Any]:
 
 
 def environment(args: CFFATrainingArguments) -> dict[str, str]:
-    """Name the device, the precision and the versions of what computed."""
+    """Name the device, the precision and the versions of Python and libraries."""
     if args.device.type == "cuda":
         device, count = torch.cuda.get_device_name(args.device), args.world_size
         device = f"{count} x {device}" if count > 1 else device
@@ -54,7 +54,7 @@ def environment(args: CFFATrainingArguments) -> dict[str, str]:
 
 
 def precision(args: CFFATrainingArguments) -> str:
-    """Name the numbers that were computed with."""
+    """Name the floating point types of weights and computation."""
     autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
     return f"float32 weights, {autocast} autocast" if autocast else "float32"
 

@@ -1,4 +1,4 @@
-"""The folder that results go to is tried before work begins."""
+"""Output folders, checked before a long run starts, and JSON records that are read back."""
 
 import json
 import os
@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 
 def make_output_folder(folder: str | os.PathLike[str]) -> Path:
-    """Make a folder if it is not there, and write a file into it that vanishes again.
+    """Create the output folder and check that it is writable.
 
     Raises:
-        InputError: if it cannot be made or nothing can be written into it.
+        InputError: If it cannot be created or is not writable.
     """
     path = Path(folder)
     try:
@@ -21,7 +21,7 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output_dir.") from error
     return path
 
 
@@ -36,7 +36,9 @@ def read_record(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); write it anew, or remove it.") from error
+        raise InputError(
+            f"{path}: cannot be read as JSON ({one_line(error)}); write it again, or remove it."
+        ) from error
     if not isinstance(record, dict):
-        raise InputError(f"{path}: must hold a JSON object; write it anew, or remove it.")
+        raise InputError(f"{path}: must hold a JSON object; write it again, or remove it.")
     return record

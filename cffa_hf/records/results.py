@@ -28,18 +28,18 @@ def split_entry(
     """Make the entry of one split.
 
     Args:
-        dataset: its name.
-        split: its name.
-        fingerprint: of the split.
-        text_to_image: ranks with the captions as queries.
-        image_to_text: ranks with the images as queries.
+        dataset: Its name.
+        split: Its name.
+        fingerprint: Of the split.
+        text_to_image: Ranks with the captions as queries.
+        image_to_text: Ranks with the images as queries.
 
     Returns:
         `dataset`, `split`, `fingerprint`, `counts` (`identities`, `images`, `captions`, and `excluded_captions` and
         `excluded_images`, the queries without a match), `text_to_image` and `image_to_text` (percent).
 
     Raises:
-        InputError: if no query has a match.
+        InputError: If no query has a match.
     """
     entry: dict[str, Any] = {"dataset": dataset, "split": split, "fingerprint": fingerprint}
     entry["counts"] = {
@@ -59,15 +59,15 @@ def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, di
     """Write entries of splits into `results.json`; those of the same weights that are there already stay.
 
     Args:
-        folder: where the file is to be.
-        checkpoint: what was evaluated.
-        entries: key of each entry and the entry: `dataset`, `split`, `fingerprint`, `counts`, both directions' metrics.
+        folder: Where the file is to be.
+        checkpoint: What was evaluated.
+        entries: Key of each entry and the entry: `dataset`, `split`, `fingerprint`, `counts`, both directions' metrics.
 
     Returns:
         What the file now holds.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     path = folder / RESULTS
     results: dict[str, Any] = {
@@ -77,7 +77,7 @@ def write_results(folder: Path, checkpoint: Checkpoint, entries: Mapping[str, di
         "splits": {**_earlier_splits(path, checkpoint), **entries},
         "versions": package_versions(),
     }
-    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n", remedy="choose another --output_dir")
+    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n", remedy="choose another output_dir")
     return results
 
 
@@ -113,10 +113,10 @@ def entry_key(earlier: Mapping[str, Any], taken: Collection[str], dataset: str, 
     """Name an entry: by its split alone for the first dataset, by dataset and split for every other one.
 
     Args:
-        earlier: entries that are there already; the same name replaces one of an earlier run.
-        taken: keys of this run; another dataset of the same name is numbered.
-        dataset: name of the dataset.
-        split: name of the split.
+        earlier: Entries that are there already; the same name replaces one of an earlier run.
+        taken: Keys of this run; another dataset of the same name is numbered.
+        dataset: Name of the dataset.
+        split: Name of the split.
     """
     main = next((entry["dataset"] for key, entry in earlier.items() if "/" not in key), dataset)
     key = split if dataset == main else f"{dataset}/{split}"
@@ -153,15 +153,15 @@ def comparison_entry(
     """Compare with another checkpoint on the same queries.
 
     Args:
-        other: that checkpoint.
-        theirs: its ranks, text-to-image and image-to-text.
-        ours: the ranks of the evaluated checkpoint.
+        other: That checkpoint.
+        theirs: Its ranks, text-to-image and image-to-text.
+        ours: The ranks of the evaluated checkpoint.
 
     Returns:
         `other` (the checkpoint), and by direction and metric `other`, `this`, `difference`, `low`, `high`, `p_value`.
 
     Raises:
-        InputError: if queries or gallery differ.
+        InputError: If queries or gallery differ.
     """
     return {"other": other.to_dict(), **paired_entry(theirs, ours)}
 
@@ -174,9 +174,9 @@ def reranking_entry(
     """Compare re-ranked results with the plain ones.
 
     Args:
-        settings: method of the re-ranking and its numbers.
-        plain: ranks without it, text-to-image and image-to-text.
-        reranked: ranks with it.
+        settings: Method of the re-ranking and its numbers.
+        plain: Ranks without it, text-to-image and image-to-text.
+        reranked: Ranks with it.
 
     Returns:
         The settings, and by direction and metric the same as `comparison_entry`; `this` is re-ranked.

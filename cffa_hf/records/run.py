@@ -125,13 +125,13 @@ def changed_settings(
 
 
 def same_scale(name: str, args: CFFATrainingArguments) -> bool:
-    """Say whether a scale of MAL other than the published one is the same number, or of no account, in this run."""
+    """Say whether a scale of MAL other than the published one is the same number, or has no effect, in this run."""
     published = (1000 // args.train_batch_size) / 1000
     return name == "mal_scale" and (args.alignment_loss != "mal" or published == args.temperature)
 
 
 def plain(value: Any) -> Any:
-    """Make a setting's value comparable, JSON and fit to be published: no path of this machine."""
+    """Make a setting's value comparable, JSON and publishable: no path of this machine."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""The same for people.
+"""Results for readers: tables, charts, figures and an HTML report.
 
-Read tables.py, charts.py and pictures.py (one thing each), split_figures.py (all figures of a split), report.py
-(everything on one page).
+Read tables.py and sections.py, charts.py and pictures.py, split_figures.py (all figures of a split), report.py (the HTML
+page).
 """
 
 from cffa_hf.reporting.report import write_report

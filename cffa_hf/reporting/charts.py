@@ -39,22 +39,22 @@ def cmc_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
 
 def stress_figure(
     stress: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]],
-    sound: Mapping[str, float],
+    baseline: Mapping[str, float],
     metric: str = "rank1",
 ) -> Figure:
     """Draw how a metric falls with the strength of each disturbance, captions and images side by side.
 
     Args:
-        stress: as `cffa_hf.evaluation.stress.stress` returns it.
-        sound: metrics without disturbance.
-        metric: which one is drawn.
+        stress: As `cffa_hf.evaluation.stress.stress` returns it.
+        baseline: Metrics without disturbance.
+        metric: Which one is drawn.
     """
     figure = new_figure(7.4, 3.9)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (kind, disturbances) in zip(panels, stress.items(), strict=True):
-        axes.axhline(sound[metric], color=NEUTRAL, linewidth=0.8, linestyle=":")
+        axes.axhline(baseline[metric], color=NEUTRAL, linewidth=0.8, linestyle=":")
         for place, (name, strengths) in enumerate(disturbances.items()):
-            values = [sound[metric], *(metrics[metric] for metrics in strengths.values())]
+            values = [baseline[metric], *(metrics[metric] for metrics in strengths.values())]
             label = f"{name} ({amounts(list(strengths))})"
             axes.plot(
                 range(len(values)),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.evaluation.ranked_queries import RankedImage, RankedQuery
 from cffa_hf.inference.chosen_tokens import Selection
 from cffa_hf.inputs.images import ImageSource, read_image
@@ -27,14 +27,14 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure; the suffix chooses the format (png, pdf, svg).
 
     Raises:
-        InputError: if the file cannot be written or the suffix means no format.
+        InputError: If the file cannot be written or the suffix means no format.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI, facecolor="white")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the figure cannot be written ({error}).") from error
+        raise InputError(f"{path}: the figure cannot be written ({one_line(error)}).") from error
     return path
 
 
@@ -163,7 +163,7 @@ def spread_patches(selection: Selection, values: np.ndarray) -> np.ndarray:
     return spread
 
 
-def draw_words(figure: Figure, selection: Selection, left: float, top: float, room: float) -> None:
+def draw_words(figure: Figure, selection: Selection, left: float, top: float, available: float) -> None:
     """Write a caption word by word from an upper left corner in inches, the chosen words on a coloured ground."""
     width, height = figure.get_size_inches()
     canvas = figure.canvas
@@ -185,7 +185,7 @@ def draw_words(figure: Figure, selection: Selection, left: float, top: float, ro
             bbox={"boxstyle": "round,pad=0.18", "facecolor": ground, "edgecolor": "none"} if chosen else None,
         )
         long = text.get_window_extent(renderer).width / figure.dpi
-        if x and x + long > room:
+        if x and x + long > available:
             x, y = 0.0, y - 0.24
             text.set_position((left / width, y / height))
         x += long + 0.1
@@ -193,9 +193,9 @@ def draw_words(figure: Figure, selection: Selection, left: float, top: float, ro
     figure.text(left / width, (y - 0.3) / height, note, fontsize=7, va="center", color=NEUTRAL)
 
 
-def fit(image: np.ndarray, room_width: float, room_height: float) -> tuple[float, float]:
-    """Return width and height of an image that fills a room without changing its shape."""
-    scale = min(room_width / image.shape[1], room_height / image.shape[0])
+def fit(image: np.ndarray, max_width: float, max_height: float) -> tuple[float, float]:
+    """Return the largest width and height of an image within bounds that keep its aspect ratio."""
+    scale = min(max_width / image.shape[1], max_height / image.shape[0])
     return image.shape[1] * scale, image.shape[0] * scale
 
 

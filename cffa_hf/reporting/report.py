@@ -21,9 +21,9 @@ class ReportFigure:
     """A figure of a report.
 
     Attributes:
-        title: above it.
-        text: what it shows, also for those who cannot see it.
-        path: the PNG file.
+        title: Above it.
+        text: What it shows, also for those who cannot see it.
+        path: The PNG file.
     """
 
     title: str
@@ -57,13 +57,13 @@ def write_report(
     """Write the report of one run.
 
     Args:
-        path: the HTML file.
-        results: what `results.json` holds.
-        entries: the entries of this run.
-        figures: of each entry.
+        path: The HTML file.
+        results: What `results.json` holds.
+        entries: The entries of this run.
+        figures: Of each entry.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     path = Path(path)
     environment = Environment(
@@ -82,5 +82,5 @@ def write_report(
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output_dir.") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output_dir.") from error
     return path

@@ -33,13 +33,13 @@ def draw_figures(
     There are no failures where every query finds its person first, and no selection without local features.
 
     Args:
-        folder: where the files are written.
-        prefix: put before their names.
-        checkpoint: what was evaluated.
-        rows: the split.
-        embeddings: of the split.
-        ranks: text-to-image and image-to-text.
-        entry: the split's results.
+        folder: Where the files are written.
+        prefix: Put before their names.
+        checkpoint: What was evaluated.
+        rows: The split.
+        embeddings: Of the split.
+        ranks: Text-to-image and image-to-text.
+        entry: The split's results.
     """
     figures: list[ReportFigure] = []
 

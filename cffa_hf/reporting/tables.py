@@ -28,8 +28,8 @@ def comparison_table(comparison: Mapping[str, Any], names: tuple[str, str] | Non
     """Return a line for each direction and metric: both systems, the difference with its interval, the p value.
 
     Args:
-        comparison: two checkpoints, or plain and re-ranked.
-        names: of the other and of this; by default the other checkpoint's, and `this`.
+        comparison: Two checkpoints, or plain and re-ranked.
+        names: Of the other and of this; by default the other checkpoint's, and `this`.
     """
     lines = [["", "", *(names or (comparison["other"]["name"], "this")), "difference", "p"]]
     for direction, title in DIRECTIONS.items():
@@ -53,15 +53,15 @@ def published_table(published: Sequence[Mapping[str, Any]]) -> Table:
     return lines
 
 
-def stress_table(stress: Mapping[str, Any], sound: Mapping[str, float]) -> Table:
-    """Return a line for each disturbance and strength, text-to-image, and what is lost in Rank-1."""
+def stress_table(stress: Mapping[str, Any], baseline: Mapping[str, float]) -> Table:
+    """Return a line for each disturbance and strength, text-to-image, with the loss in Rank-1 against the baseline."""
     lines = [["disturbed", "by", "strength", *METRICS.values(), "lost Rank-1"]]
-    lines.append(["nothing", "", "", *(f"{sound[metric]:.2f}" for metric in METRICS), ""])
+    lines.append(["nothing", "", "", *(f"{baseline[metric]:.2f}" for metric in METRICS), ""])
     for kind, disturbances in stress.items():
         for name, strengths in disturbances.items():
             for strength, metrics in strengths.items():
                 cells = [f"{metrics[metric]:.2f}" for metric in METRICS]
-                lines.append([kind, name, strength, *cells, f"{sound['rank1'] - metrics['rank1']:.2f}"])
+                lines.append([kind, name, strength, *cells, f"{baseline['rank1'] - metrics['rank1']:.2f}"])
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A gallery of images, embedded once, that sentences rank."""
+"""Search: a gallery of images, embedded once and ranked by sentences."""
 
 from cffa_hf.search.gallery import Gallery, SearchResult
 

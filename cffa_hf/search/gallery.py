@@ -1,4 +1,4 @@
-"""A gallery of person images, embedded once, that sentences rank."""
+"""A gallery of person images: embedded once, ranked by sentences."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPProcessor
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import file_digest, write_tensors, write_text
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inference.modes import evaluation_mode
@@ -34,8 +34,8 @@ class SearchResult:
     """One image that a sentence found.
 
     Attributes:
-        path: of the image.
-        score: of the sentence and the image, in [-1, 1].
+        path: Of the image.
+        score: Of the sentence and the image, in [-1, 1].
     """
 
     path: str
@@ -46,13 +46,13 @@ class Gallery:
     """Images of persons as unit embeddings; a sentence ranks them by dot product.
 
     Args:
-        model: embeds sentences; the same that embedded the images.
-        processor: its processor.
-        embeddings: of the images, `(images, width)`, float32.
-        paths: what to call each image.
+        model: Embeds sentences; the same that embedded the images.
+        processor: Its processor.
+        embeddings: Of the images, `(images, width)`, float32.
+        paths: What to call each image.
 
     Raises:
-        InputError: if there is no image, or not one path for each embedding.
+        InputError: If there is no image, or not one path for each embedding.
     """
 
     def __init__(self, model: CFFAModel, processor: CLIPProcessor, embeddings: Tensor, paths: Sequence[str]):
@@ -81,15 +81,15 @@ class Gallery:
         """Embed images; one that cannot be read is left out with a warning.
 
         Args:
-            model: on any device.
-            processor: its processor.
-            images: whatever `read_image` takes.
-            paths: what to call each image.
-            batch_size: images embedded at once.
-            progress: show a progress bar.
+            model: On any device.
+            processor: Its processor.
+            images: Whatever `read_image` takes.
+            paths: What to call each image.
+            batch_size: Images embedded at once.
+            progress: Show a progress bar.
 
         Raises:
-            InputError: if not one image can be read.
+            InputError: If not one image can be read.
         """
         size = processor.image_processor.size
         read = partial(_read, image_size=(size["height"], size["width"]))
@@ -114,9 +114,8 @@ class Gallery:
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             embeddings = Embedder(model, processor).encode(batches(pool))
         if not kept:
-            raise InputError(
-                f"None of the {len(paths)} images can be read: {failures[0] if failures else 'none given'}"
-            )
+            reason = failures[0] if failures else "there are none."
+            raise InputError(f"None of the {len(paths)} images can be read: {reason}")
         if failures:
             warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=2)
         return cls(model, processor, embeddings, kept)
@@ -128,7 +127,7 @@ class Gallery:
         """Embed all images below a folder; files of other kinds are passed over.
 
         Raises:
-            InputError: if there is no such folder, or no image in it.
+            InputError: If there is no such folder, or no image in it.
         """
         paths = find_images(folder)
         return cls.from_images(model, processor, paths, paths, progress=progress)
@@ -137,7 +136,7 @@ class Gallery:
         """Return the k best images for a sentence, best first; equal scores in the order of the gallery.
 
         Raises:
-            InputError: if the sentence is blank or k is below 1.
+            InputError: If the sentence is blank or k is below 1.
         """
         if not sentence.strip():
             raise InputError("The sentence is blank; describe the person to look for.")
@@ -153,10 +152,10 @@ class Gallery:
     def save(self, folder: str | Path) -> None:
         """Write the embeddings (safetensors) and the paths (JSON), without the model.
 
-        A gallery that is there is replaced in one moment, when its index names the new embeddings.
+        An earlier gallery is replaced atomically, when its index names the new embeddings.
 
         Raises:
-            InputError: if the folder cannot be written; what was there is untouched.
+            InputError: If the folder cannot be written; what was there is untouched.
         """
         folder = Path(folder)
         tensors = {"embeddings": self.embeddings.contiguous(), "probe": _probe(self.model)}
@@ -173,7 +172,7 @@ class Gallery:
         """Read what `save` wrote.
 
         Raises:
-            InputError: if the files are missing or broken, or another model made them.
+            InputError: If the files are missing or broken, or another model made them.
         """
         folder = Path(folder)
         try:
@@ -193,7 +192,7 @@ class Gallery:
                 raise ValueError("its embeddings are not finite numbers in float32")
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise InputError(
-                f"{folder}: no gallery can be read from there ({error}); embed the images again."
+                f"{folder}: no gallery can be read from there ({one_line(error)}); embed the images again."
             ) from error
         own = _probe(model)
         if probe.shape != own.shape or not torch.allclose(probe, own, atol=1e-3):
@@ -212,7 +211,7 @@ def find_images(folder: str | Path) -> list[str]:
     The folder itself may be a link.
 
     Raises:
-        InputError: if there is no such folder, or no image in it.
+        InputError: If there is no such folder, or no image in it.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():

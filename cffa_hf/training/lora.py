@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
 TARGETS = ("q_proj", "v_proj")
@@ -50,7 +50,7 @@ def add_lora(model: CFFAForPreTraining, settings: dict[str, Any], base_name: str
     try:
         adapted = peft.get_peft_model(model, peft.LoraConfig(**fields))
     except (TypeError, ValueError) as error:
-        raise InputError(f"lora: {' '.join(str(error).split())}") from error
+        raise InputError(f"lora: {one_line(error)}.") from error
     adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
 

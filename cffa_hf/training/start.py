@@ -10,10 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor
 
 from cffa_hf.arguments.model import ModelArguments
-from cffa_hf.checkpoints.conversion import account, adapted_config, build_model, is_weights_file, load_source
+from cffa_hf.checkpoints.conversion import adapted_config, build_model, is_weights_file, load_source, summary
 from cffa_hf.checkpoints.tokenizer import load_tokenizer, vocabulary_size
 from cffa_hf.configuration_cffa import CFFAConfig
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
@@ -30,8 +30,7 @@ def explained_settings() -> Iterator[None]:
     try:
         yield
     except StrictDataclassError as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise InputError(f"these settings make no model: {reason}") from error
+        raise InputError(f"these settings make no model: {one_line(error.__cause__ or error)}.") from error
 
 
 @explained_settings()
@@ -111,7 +110,7 @@ def model_of_checkpoint(
         conversion = build_model(source, config, strict=False)
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
-    logger.warning("init_from %s: %s", origin, "; ".join(account(conversion)))
+    logger.warning("init_from %s: %s", origin, "; ".join(summary(conversion)))
     return conversion.model.train(), build_processor(tokenizer, config.image_size, config.context_length)
 
 

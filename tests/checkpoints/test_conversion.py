@@ -322,7 +322,7 @@ def test_the_golden_checkpoint_through_the_command(golden_folder, tmp_path, caps
     assert "tell the size that it was trained at" in capsys.readouterr().err
     assert main([*words, "--image-size", "192", "64"]) == 0
     printed = capsys.readouterr().out
-    for part in ("CFFA, 83 weights", "model only", "300", "select ratio 0.3", "left fresh: nothing", "192 x 64"):
+    for part in ("CFFA, 83 weights", "model only", "300", "select ratio 0.3", "newly initialised: nothing", "192 x 64"):
         assert part in printed
     assert "visul_emb_layer.linear.weight: never used" in printed
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
@@ -349,7 +349,7 @@ def test_stride_is_read_from_the_position_table():
         fit_positions(196, 16, [(384, 128)], None)
     with pytest.raises(InputError, match="stride of 12"):
         fit_positions(192, 16, [(384, 128)], 12)
-    with pytest.raises(InputError, match=r"strides of 12, 11, 10 pixels.*--stride"):
+    with pytest.raises(InputError, match=r"strides of 12, 11, 10 pixels.*stride"):
         fit_positions(10, 16, [(64, 32)], None)
 
 
@@ -360,11 +360,11 @@ def test_overlapping_patches(tmp_path):
     assert (config.stride, config.grid_size, config.select_ratio) == (12, (5, 2), 0.5)
     with pytest.raises(InputError, match=r"best\.pth.*10 \+ 1 rows.*64 x 32.*stride of 16"):
         convert(path, image_size=IMAGE_SIZE, stride=16)
-    with pytest.raises(InputError, match=r"384 x 128.*--image-size"):
+    with pytest.raises(InputError, match=r"384 x 128.*image_size"):
         convert(path)
     with pytest.raises(InputError, match="select_ratio"):
         convert(path, image_size=IMAGE_SIZE, stride=12, select_ratio=1.5)
-    with pytest.raises(InputError, match="--stride must be at least 1"):
+    with pytest.raises(InputError, match="stride must be at least 1"):
         convert(path, image_size=IMAGE_SIZE, stride=0)
 
 
@@ -515,10 +515,10 @@ def test_missing_and_unknown_weights_are_named(tmp_path):
         with pytest.raises(InputError, match=f"lacks '{name}'"):
             convert(save(less, tmp_path / "x.pth"), image_size=IMAGE_SIZE)
     for name in ("base_model.visual.surprise", "surprise.weight"):
-        with pytest.raises(InputError, match=f"nobody knows '{name}'"):
+        with pytest.raises(InputError, match=f"it has the unknown '{name}'"):
             convert(save({**weights, name: torch.zeros(2)}, tmp_path / "x.pth"), image_size=IMAGE_SIZE)
     probe = {**original_clip(clip_model().state_dict()), "visual.attn_pool.probe": torch.zeros(2)}
-    with pytest.raises(InputError, match=r"nobody knows 'visual\.attn_pool\.probe'"):
+    with pytest.raises(InputError, match=r"it has the unknown 'visual\.attn_pool\.probe'"):
         convert(save(probe, tmp_path / "x.pth"))
 
 
@@ -581,14 +581,14 @@ def test_a_run_starts_from_a_file_and_names_the_heads_that_do_not_fit(tmp_path, 
     for name, value in theirs.items():
         assert name.startswith("identity_classifier") or torch.equal(ours[name], value), name
     assert model.identity_classifier.weight.shape == (9, 64)
-    assert "left fresh: identity_classifier (1) - 6 x 64 in the checkpoint, 9 x 64 in this model" in caplog.text
+    assert "newly initialised: identity_classifier (1) - 6 x 64 in the checkpoint, 9 x 64 in this model" in caplog.text
 
 
 def test_the_same_number_of_identities_keeps_the_classifier(tmp_path, tokenizer_folder, caplog):
     source, path = start_cffa(tmp_path, tokenizer_folder[1])
     model, _ = starting_model(settings(path, tokenizer_folder[0]), [], 6)
     assert torch.equal(model.identity_classifier.weight, source.identity_classifier.weight)
-    assert "left fresh: nothing" in caplog.text
+    assert "newly initialised: nothing" in caplog.text
 
 
 def test_a_run_starts_from_a_persons_clip_with_more_heads_than_we_know(tmp_path, tokenizer_folder, caplog):
@@ -601,7 +601,7 @@ def test_a_run_starts_from_a_persons_clip_with_more_heads_than_we_know(tmp_path,
     same([model.cffa.visual_projection.weight], [source.cffa.visual_projection.weight], 0)
     assert "mask_predictor (1) - a head that CFFA does not have" in caplog.text
     for head in ("image_refinement", "cross_modal", "mlm_head", "identity_classifier"):
-        assert head in caplog.text.partition("left fresh")[2]
+        assert head in caplog.text.partition("newly initialised")[2]
     assert torch.isfinite(torch.cat([value.float().flatten() for value in model.state_dict().values()])).all()
 
 
@@ -648,7 +648,7 @@ def test_a_run_starts_from_our_own_folders(tmp_path, tokenizer_folder, caplog, t
         assert fresh or "position" in name or torch.equal(ours[name], theirs[name]), name
     assert (model.config.image_size, model.config.text_config.attention_dropout) == ((96, 32), 0.2)
     assert model.cffa.text_model.encoder.layers[0].self_attn.dropout == 0.2
-    fresh = caplog.text.partition("left fresh")[2]
+    fresh = caplog.text.partition("newly initialised")[2]
     assert "identity_classifier" in fresh
     assert ("mlm_head" in fresh) == trunk
 

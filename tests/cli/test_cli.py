@@ -77,7 +77,7 @@ def test_mistakes_end_in_one_sentence_and_status_2(people, capsys, model, images
     assert message in line
 
 
-def test_demo_data_are_rendered_and_the_ceiling_told(capsys, tmp_path):
+def test_demo_data_are_rendered_and_the_upper_bound_told(capsys, tmp_path):
     words = ["demo-data", str(tmp_path), "--layout", "rstpreid", "--identities", "2", "1", "2", "--seed", "4"]
     assert main(words) == 0
     assert (tmp_path / "RSTPReid" / "data_captions.json").is_file()

@@ -98,7 +98,7 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
     [
         (["data", "--config", "cuhk_pedes.yaml"], "no config.json"),
         (["model", "--config", "missing.yaml"], "does not exist"),
-        (["model", "--config", "cuhk_pedes.yaml", "--output_dir", "cuhk_pedes.yaml"], "choose another --output_dir"),
+        (["model", "--config", "cuhk_pedes.yaml", "--output_dir", "cuhk_pedes.yaml"], "choose another output_dir"),
         (["model", "--rerank", "best"], "k_reciprocal"),
         (["model", "--config", "cuhk_pedes.yaml", "--rerank_neighbours", "201"], "from 1 to 200"),
         (["model", "--config", "cuhk_pedes.yaml", "--dataset_root", "model"], "CUHK-PEDES"),

@@ -225,7 +225,7 @@ def changed(small_roots, tmp_path, layout, change):
         ("vocabulary_size: 100\n", ["vocabulary_size"]),
         ("dataset: somewhere_else\n", ["somewhere_else"]),
         ("init_from: no/such-model\n", ["no/such-model"]),
-        ("output_dir: /proc/run\n", ["/proc/run", "choose another --output_dir"]),
+        ("output_dir: /proc/run\n", ["/proc/run", "choose another output_dir"]),
     ],
 )
 def test_wrong_settings(fails, small_roots, tmp_path, text, parts):

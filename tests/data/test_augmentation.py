@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from cffa_hf.data.augmentation import augment_images
 from cffa_hf.inputs.images import normalise_images
@@ -32,13 +33,18 @@ def every_flip_and_crop(pixels, padding):
     return results
 
 
+def denormalised(images: torch.Tensor) -> np.ndarray:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((images * std + mean) * 255).round().to(torch.uint8).numpy()
+
+
 def test_flips_and_crops_are_those_of_the_slow_way_and_all_occur():
     pixels = random_pixels(3, 7, 5)
     expected = every_flip_and_crop(pixels, 2)
     assert len(expected) == 50
     batch = pixels.expand(5000, 3, 7, 5)
-    raw = augment_images(batch, generator(), padding=2, erasing_probability=0.0, mean=(0, 0, 0), std=(1, 1, 1))
-    images = (raw * 255).round().to(torch.uint8).numpy()
+    raw = augment_images(batch, generator(), padding=2, erasing_probability=0.0)
+    images = denormalised(raw)
     found = Counter(expected[image.tobytes()] for image in images)  # KeyError: an image that the slow way cannot make
     assert len(found) == 50
     assert max(found.values()) < 2 * min(found.values())
@@ -46,8 +52,8 @@ def test_flips_and_crops_are_those_of_the_slow_way_and_all_occur():
 
 def test_each_image_keeps_its_place_in_the_batch():
     pixels = random_pixels(6, 3, 9, 4)
-    raw = augment_images(pixels, generator(3), padding=1, erasing_probability=0.0, mean=(0, 0, 0), std=(1, 1, 1))
-    for image, augmented in zip(pixels, (raw * 255).round().to(torch.uint8).numpy(), strict=True):
+    raw = augment_images(pixels, generator(3), padding=1, erasing_probability=0.0)
+    for image, augmented in zip(pixels, denormalised(raw), strict=True):
         assert augmented.tobytes() in every_flip_and_crop(image, 1)
 
 

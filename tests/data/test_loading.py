@@ -4,7 +4,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from cffa_hf.data.loading import load_person_dataset, person_classes
+from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.own_data import load_folder
 from cffa_hf.errors import InputError
 
@@ -108,11 +108,6 @@ def test_annotation_file_is_for_benchmarks_only(tmp_path):
     write_benchmark(tmp_path)
     message = failure(tmp_path / "RSTPReid", annotation_file="missing.json")
     assert "missing.json: there is no such annotation file" in message
-
-
-def test_person_classes_are_contiguous_and_sorted():
-    train = datasets.Dataset.from_dict({"person_id": [70, 3, 3, 11, 70]})
-    assert person_classes(train) == {3: 0, 11: 1, 70: 2}
 
 
 @pytest.mark.parametrize("outside", ["../other/train", "/etc", "a::b", "link"])

@@ -13,8 +13,9 @@ from PIL import Image
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.rows import SPLITS
-from cffa_hf.data.seen import SEEN_RECORD, SeenData, dataset_fingerprint, read_seen, seen_by_run, seen_dataset
+from cffa_hf.data.seen import SeenData, dataset_fingerprint, read_seen, seen_by_run, seen_dataset
 from cffa_hf.errors import InputError
+from cffa_hf.names import SEEN_RECORD
 
 
 def write_people(folder: Path, people: int = 10, images: int = 2, name: str = "p{:03d}", columns=None) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cffa_hf.demo import oracle_rank1, oracle_ranks, write_demo_dataset
+from cffa_hf.demo import oracle_ranks, write_demo_dataset
 from cffa_hf.errors import InputError
 
 IDENTITIES = (5, 2, 3)
@@ -110,17 +110,16 @@ def test_wrong_requests_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="at least one"):
         write_demo_dataset(tmp_path, identities=(0, 0, 0))
     with pytest.raises(InputError, match="render the demo"):
-        oracle_rank1(tmp_path)
+        oracle_ranks(tmp_path)
     small(tmp_path, identities=(2, 0, 1))
     with pytest.raises(InputError, match="validation"):
-        oracle_rank1(tmp_path, split="validation")
+        oracle_ranks(tmp_path, split="validation")
 
 
 def test_the_oracle_is_between_chance_and_certainty(tmp_path: Path):
     small(tmp_path, identities=(0, 0, 12), images_per_identity=2)
     ranks = oracle_ranks(tmp_path)
     assert 50 < ranks["rank1"] <= ranks["rank5"] <= ranks["rank10"] <= 100
-    assert oracle_rank1(tmp_path) == ranks["rank1"]
 
 
 def write_details(root: Path, rows: list[dict]) -> None:
@@ -135,7 +134,7 @@ def test_the_oracle_knows_all_that_captions_tell(tmp_path: Path):
         for i, color in enumerate(("red", "blue", "pink"))
     ]
     write_details(tmp_path, [{**row, "mentions": [["umbrella"], ["hat", "umbrella"]]} for row in rows])
-    assert oracle_rank1(tmp_path) == 100
+    assert oracle_ranks(tmp_path)["rank1"] == 100
 
 
 def test_the_oracle_takes_the_expected_value_among_equals(tmp_path: Path):
@@ -145,7 +144,7 @@ def test_the_oracle_takes_the_expected_value_among_equals(tmp_path: Path):
     ]
     write_details(tmp_path, rows)
     # Two of three people have a cap: one image in two is right; who has the beanie is always found.
-    assert oracle_rank1(tmp_path) == pytest.approx(100 * (4 * 0.5 + 2 * 1.0) / 6)
+    assert oracle_ranks(tmp_path)["rank1"] == pytest.approx(100 * (4 * 0.5 + 2 * 1.0) / 6)
 
 
 def test_the_oracle_prefers_images_that_show_what_is_told(tmp_path: Path):
@@ -154,4 +153,4 @@ def test_the_oracle_prefers_images_that_show_what_is_told(tmp_path: Path):
         {"person_id": 1, "attributes": {"bag": "backpack"}, "visible": [], "mentions": [[]]},
     ]
     write_details(tmp_path, rows)
-    assert oracle_rank1(tmp_path) == pytest.approx(100 * (1.0 + 0.5) / 2)
+    assert oracle_ranks(tmp_path)["rank1"] == pytest.approx(100 * (1.0 + 0.5) / 2)

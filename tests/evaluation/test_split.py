@@ -9,9 +9,10 @@ import pytest
 from cffa_hf.arguments.data import DataArguments
 from cffa_hf.cli import main
 from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.seen import SEEN_RECORD, read_seen, seen_by_run
+from cffa_hf.data.seen import read_seen, seen_by_run
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.split import load_split
+from cffa_hf.names import SEEN_RECORD
 from cffa_hf.publishing.model import dry_run_model
 from cffa_hf.records.results import shared_sentence
 from tests.processes import Run, write_people
@@ -83,7 +84,7 @@ def test_seen_people_are_refused_or_marked_on_screen_record_report_and_card(peop
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert "the test split shares" in error
-    assert "--allow_shared_people true" in error
+    assert "set allow_shared_people true" in error
     assert not (model / "results.json").exists()
 
     evaluate(*words, "--allow_shared_people", "true", "--report")

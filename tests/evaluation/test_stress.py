@@ -48,8 +48,8 @@ def test_a_share_of_the_words_is_disturbed():
 
 def test_a_stronger_disturbance_holds_the_weaker_one():
     weak, strong = (set(enumerate(misspell(CAPTION, share, random.Random(5)).split())) for share in (0.2, 0.4))
-    sound = set(enumerate(CAPTION.split()))
-    assert weak - sound < strong - sound
+    words = set(enumerate(CAPTION.split()))
+    assert weak - words < strong - words
 
 
 def test_colors_are_paraphrased_and_nothing_else():
