@@ -38,20 +38,20 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
     except FileNotFoundError as error:
         beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
         hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
-        raise InputError(f"the config {path} does not exist{hint}") from error
+        raise InputError(f"the config {path} does not exist{hint}.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         # Not the text of the error: it quotes the line, which may hold a token.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = problem or getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"the config {path} cannot be read as YAML: {where}{reason}") from error
+        raise InputError(f"the config {path} cannot be read as YAML: {where}{reason}.") from error
     if not isinstance(content, dict):
-        raise InputError(f"the config {path} must be a list of 'setting: value' lines")
+        raise InputError(f"the config {path} must be a list of 'setting: value' lines.")
     for name in content:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else "; --help lists all settings"
-            raise InputError(f"the config {path} has an unknown setting '{name}'{hint}")
+            hint = f"did you mean '{close[0]}'?" if close else "--help lists all settings"
+            raise InputError(f"the config {path} has an unknown setting '{name}' ({hint}).")
     return content
 
 
@@ -103,7 +103,7 @@ def config_value(path: Path, action: argparse.Action, hint: Any, value: Any) -> 
             return action.type(str(item))  # type: ignore[operator]
         except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
             kind = getattr(action.type, "__name__", "value").replace("string_to_bool", "true or false")
-            raise InputError(f"the config {path} sets {action.dest} to {item!r}, which is not {kind}") from error
+            raise InputError(f"the config {path} sets {action.dest} to {item!r}, which is not {kind}.") from error
 
     kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint) or (hint,)]
     if isinstance(value, dict) and dict in kinds:
@@ -111,13 +111,13 @@ def config_value(path: Path, action: argparse.Action, hint: Any, value: Any) -> 
     if value is None:
         if type(None) in kinds:
             return None
-        raise InputError(f"the config {path} leaves {action.dest} empty, but it needs a value")
+        raise InputError(f"the config {path} leaves {action.dest} empty, but it needs a value.")
     wants_list = action.nargs in ("+", "*")
     if isinstance(value, list) != wants_list or isinstance(value, dict):
         wanted = "a list" if wants_list else "one value"
-        raise InputError(f"the config {path} sets {action.dest} to {shown}, but it must be {wanted}")
+        raise InputError(f"the config {path} sets {action.dest} to {shown}, but it must be {wanted}.")
     converted = [convert(item) for item in value] if wants_list else convert(value)
     if action.choices is not None and converted not in action.choices:
         choices = ", ".join(map(str, action.choices))
-        raise InputError(f"the config {path} sets {action.dest} to {value!r}, which is not one of {choices}")
+        raise InputError(f"the config {path} sets {action.dest} to {value!r}, which is not one of {choices}.")
     return converted

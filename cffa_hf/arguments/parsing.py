@@ -50,7 +50,7 @@ class QuietArgumentParser(HfArgumentParser):
         """
         if any(f"--{name}" in message for name in SECRETS):
             message = re.sub(r": .*", ": its value is not accepted", message, count=1, flags=re.DOTALL)
-        raise InputError(f"{without_values(message, list(self._option_string_actions))} (--help lists all settings)")
+        raise InputError(f"{without_values(message, list(self._option_string_actions))} (--help lists all settings).")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, classes: Sequence[Any] = RUN_CLASSES) -> tuple[Any, ...]:

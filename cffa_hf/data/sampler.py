@@ -64,12 +64,12 @@ class IdentitySampler(Sampler[int]):
         if rest:
             raise InputError(
                 f"the batch of {batch_size} pairs over all processes is no multiple of captions_per_identity "
-                f"{captions_per_identity}; change per_device_train_batch_size or captions_per_identity"
+                f"{captions_per_identity}; change per_device_train_batch_size or captions_per_identity."
             )
         if len(counts) < self.identities_per_batch:
             raise InputError(
                 f"a batch of {batch_size} pairs with captions_per_identity {captions_per_identity} needs "
-                f"{self.identities_per_batch} identities, but the train split has {len(counts)}; take a smaller batch"
+                f"{self.identities_per_batch} identities, but the train split has {len(counts)}; take a smaller batch."
             )
         self._members = np.split(order, np.cumsum(counts)[:-1])
         groups = np.maximum(1, counts // captions_per_identity)

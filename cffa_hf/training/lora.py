@@ -37,10 +37,10 @@ def add_lora(model: CFFAForPreTraining, settings: dict[str, Any], base_name: str
     try:
         import peft
     except ImportError as error:
-        raise InputError("lora needs the package peft: pip install 'cffa_hf[lora]'") from error
+        raise InputError("lora needs the package peft: pip install 'cffa_hf[lora]'.") from error
     known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
     if unknown := sorted(set(settings) - known):
-        raise InputError(f"lora has an unknown setting '{unknown[0]}'; peft.LoraConfig lists all")
+        raise InputError(f"lora has an unknown setting '{unknown[0]}'; peft.LoraConfig lists all.")
     targets = settings.get("target_modules", TARGETS)
     if not isinstance(targets, str):
         names = "|".join(re.escape(name) for name in targets)

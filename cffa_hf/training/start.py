@@ -91,7 +91,7 @@ def model_of_checkpoint(
     if is_weights_file(origin) and arguments.tokenizer is None:
         raise InputError(
             f"init_from: {origin} has no tokenizer with it: set 'tokenizer' to a CLIP tokenizer "
-            "(openai/clip-vit-base-patch16, a folder, or CLIP's merges file bpe_simple_vocab_16e6.txt.gz)"
+            "(openai/clip-vit-base-patch16, a folder, or CLIP's merges file bpe_simple_vocab_16e6.txt.gz)."
         )
     try:
         source = load_source(origin, likely_size=image_size, select_ratio=arguments.select_ratio, strict=False)
@@ -147,6 +147,6 @@ def model_for(train: Dataset, **settings: Any) -> tuple[CFFAForPreTraining, CLIP
     try:
         arguments = ModelArguments(**settings)
     except (TypeError, ValueError) as error:
-        raise InputError(f"model_for: {error}.") from error
+        raise InputError(f"model_for: {one_line(error)}.") from error
     captions = (caption for captions in train["captions"] for caption in captions)
     return starting_model(arguments, captions, len(set(train["person_id"])))

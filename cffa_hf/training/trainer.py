@@ -145,18 +145,18 @@ class CFFATrainer(SafeTrainer):
         if self.args.cached_batch_size is not None and (sharded or self.args.n_gpu > 1):
             raise InputError(
                 "cached_batch_size works with one process per device, not with FSDP, DeepSpeed or several devices in "
-                "one process; start the run with torchrun or accelerate launch --multi_gpu"
+                "one process; start the run with torchrun or accelerate launch --multi_gpu."
             )
         if self.is_fsdp_enabled and is_adapted(self.model):
-            raise InputError("lora trains too little to need FSDP, which does not merge adapters; take ddp.yaml")
+            raise InputError("lora trains too little to need FSDP, which does not merge adapters; take ddp.yaml.")
         if self.is_fsdp_enabled and self.args.noisy_pairs != "none":
             raise InputError(
-                "noisy_pairs works with weights that are whole on every process, not with FSDP; take ddp.yaml"
+                "noisy_pairs works with weights that are whole on every process, not with FSDP; take ddp.yaml."
             )
         if self.is_fsdp_enabled and self.args.eval_strategy != "no":
             raise InputError(
                 "FSDP does not evaluate during training; set eval_strategy no, save_strategy epoch and "
-                "load_best_model_at_end false, and evaluate afterwards with run_eval.py"
+                "load_best_model_at_end false, and evaluate afterwards with run_eval.py."
             )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
