@@ -5,6 +5,8 @@ there are processors. A finished cell is a file in the output folder and is not 
 was stopped. All cells of one seed come before those of the next.
 
     python benchmarks/ablation.py --output outputs/ablation --write docs/ablation.md
+    python benchmarks/ablation.py --output outputs/ablation --set tried --seeds 1 2 --write docs/ablation.md
+    python benchmarks/ablation.py --output outputs/ablation --set best --seeds 4 5 6 --people-seed 1 --write docs/ablation.md
     python benchmarks/ablation.py --quick --output outputs/ablation-quick
 
 Methods are the files of configs/methods, followed by benchmarks/ablation.yaml, which every cell shares.
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -72,6 +74,26 @@ PEERS = [
 PEERS += [("rde", "rde", CONSENSUS), ("cffa + consensus", "cffa", CONSENSUS)]
 NOISE = (0.0, 0.2, 0.5)
 CELLS = list(dict.fromkeys([*PARTS, *(Cell(*peer, noise) for noise in NOISE for peer in PEERS)]))
+MUCH_NOISE = ("--consensus_much_noise", "true")  # at 50%, as RDE does
+CELLS = [
+    replace(cell, words=cell.words + MUCH_NOISE) if cell.noise >= 0.5 and CONSENSUS[1] in cell.words else cell
+    for cell in CELLS
+]
+# Looking for what helps and what does not, with two seeds.
+TRIED = [
+    Cell("cffa", "cffa"),
+    Cell("cffa, matching sees whole captions", "cffa", ("--share_masked_captions", "false")),
+    Cell("cffa, MLM weight 0.2", "cffa", ("--mlm_weight", "0.2")),
+    Cell("cffa without MLM", "cffa", ("--use_mlm", "false")),
+    Cell("cffa without MLM and identity", "cffa", ("--use_mlm", "false", "--use_identity", "false")),
+    Cell("cffa without MLM, identity sampler", "cffa", ("--use_mlm", "false", "--sampler", "identity")),
+    Cell("cffa without MLM, batch 128", "cffa", ("--use_mlm", "false", "--per_device_train_batch_size", "128")),
+    Cell("cffa without MLM, batch 32", "cffa", ("--use_mlm", "false", "--per_device_train_batch_size", "32")),
+    Cell("cffa without MLM, temperature 0.03", "cffa", ("--use_mlm", "false", "--temperature", "0.03")),
+    Cell("irra, logit scale 50", "irra", ("--logit_scale", "50")),
+]
+BEST = [Cell("cffa", "cffa"), Cell("best", "best")]
+SETS = {"methods": CELLS, "tried": TRIED, "best": BEST}
 
 
 def main() -> None:
@@ -79,6 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/ablation"), help="default: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
+    parser.add_argument("--set", choices=list(SETS), default="methods", help="which cells; default: %(default)s")
+    parser.add_argument("--people-seed", type=int, default=0, help="other rendered people; default: %(default)s")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of cells; default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time; default: %(default)s")
     parser.add_argument(
@@ -88,9 +112,10 @@ def main() -> None:
     parser.add_argument("--cell", nargs=2, metavar=("KEY", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
-        train_and_evaluate(next(cell for cell in CELLS if cell.key == options.cell[0]), int(options.cell[1]), options)
+        cell = next(cell for cell in SETS[options.set] if cell.key == options.cell[0])
+        train_and_evaluate(cell, int(options.cell[1]), options)
         return
-    cells = [cell for cell in CELLS if not options.only or cell.name in options.only]
+    cells = [cell for cell in SETS[options.set] if not options.only or cell.name in options.only]
     prepare_data(options)
     missing = [(cell, seed) for seed in options.seeds for cell in cells if not finished(cell, seed, options)]
     print(f"{len(cells) * len(options.seeds)} cells, {len(missing)} to run, {options.jobs} at a time", flush=True)
@@ -100,12 +125,13 @@ def main() -> None:
         sys.exit(f"failed: {', '.join(failed)}; see the .log files in {options.output}")
     from ablation_report import write_report
 
-    write_report(cells, options.seeds, options.output, options.write)
+    files = {(cell.key, seed): result_file(cell, seed, options) for cell in cells for seed in options.seeds}
+    write_report(options.set, cells, files, options.output, options.write)
 
 
 def data_root(options: argparse.Namespace) -> Path:
     """Return the folder of the rendered people."""
-    return options.output / "data"
+    return options.output / f"data{options.people_seed or ''}"
 
 
 def prepare_data(options: argparse.Namespace) -> None:
@@ -113,7 +139,9 @@ def prepare_data(options: argparse.Namespace) -> None:
     from cffa_hf.demo import write_demo_dataset
 
     options.output.mkdir(parents=True, exist_ok=True)
-    write_demo_dataset(data_root(options), identities=QUICK_PEOPLE if options.quick else PEOPLE)
+    write_demo_dataset(
+        data_root(options), identities=QUICK_PEOPLE if options.quick else PEOPLE, seed=options.people_seed
+    )
 
 
 def command(cell: Cell, seed: int, options: argparse.Namespace) -> list[str]:
@@ -122,19 +150,27 @@ def command(cell: Cell, seed: int, options: argparse.Namespace) -> list[str]:
     if cell.noise:
         words += ["--caption_noise", str(cell.noise), "--caption_noise_seed", str(seed)]
     words += ["--dataset_root", str(data_root(options)), "--seed", str(seed), *(QUICK if options.quick else [])]
-    return [*words, "--output_dir", str(options.output / f"{cell.key}-seed{seed}")]
+    return [*words, "--output_dir", str(result_file(cell, seed, options).with_suffix(""))]
 
 
 def recipe(cell: Cell, seed: int, options: argparse.Namespace) -> str:
     """Return a digest of everything that the cell's settings are made of."""
-    settings = [*cell.words, cell.noise, seed, options.quick, PEOPLE]
+    settings = [
+        *cell.words,
+        cell.noise,
+        seed,
+        options.quick,
+        PEOPLE,
+        *([options.people_seed] if options.people_seed else []),
+    ]
     files = [yaml.safe_load(path.read_text()) for path in (REPOSITORY / f"configs/methods/{cell.method}.yaml", BASE)]
     return hashlib.sha256(json.dumps([*settings, *files], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def result_file(cell: Cell, seed: int, options: argparse.Namespace) -> Path:
     """Return where the cell's result is written."""
-    return options.output / f"{cell.key}-seed{seed}.json"
+    people = f"-people{options.people_seed}" if options.people_seed else ""
+    return options.output / f"{cell.key}{people}-seed{seed}.json"
 
 
 def finished(cell: Cell, seed: int, options: argparse.Namespace) -> bool:
@@ -146,6 +182,7 @@ def finished(cell: Cell, seed: int, options: argparse.Namespace) -> bool:
 def start(cell: Cell, seed: int, options: argparse.Namespace) -> str | None:
     """Run a cell in a process of its own; return its name if it failed."""
     words = [sys.executable, __file__, "--output", str(options.output), "--cell", cell.key, str(seed)]
+    words += ["--set", options.set, "--people-seed", str(options.people_seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     begin = time.monotonic()
     with result_file(cell, seed, options).with_suffix(".log").open("w") as log:
@@ -168,7 +205,7 @@ def train_and_evaluate(cell: Cell, seed: int, options: argparse.Namespace) -> No
     begin = time.monotonic()
     train(command(cell, seed, options))
     seconds = time.monotonic() - begin
-    folder = options.output / f"{cell.key}-seed{seed}"
+    folder = result_file(cell, seed, options).with_suffix("")
     checkpoint = open_checkpoint(str(folder), device="cpu")
     rows = load_person_dataset("cuhk_pedes", root=data_root(options))["test"]
     ranks = RetrievalEvaluator(rows, checkpoint.processor, progress=False).embed(checkpoint.model).text_to_image()
@@ -176,11 +213,8 @@ def train_and_evaluate(cell: Cell, seed: int, options: argparse.Namespace) -> No
         name: [round(value, 4) for value in column.tolist()] for name, column in per_query(ranks, (1, 5, 10)).items()
     }
     identities = ranks.query_ids[ranks.evaluated].tolist()
-    consensus = [
-        entry
-        for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]
-        if any("clean" in name or "positive" in name for name in entry)
-    ]
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    consensus = [entry for entry in history if "pairs_kept" in entry]
     result = {"name": cell.name, "noise": cell.noise, "seed": seed, "recipe": recipe(cell, seed, options)}
     result |= {"seconds": round(seconds), "identities": identities, "values": values, "consensus": consensus[-1:]}
     shutil.rmtree(folder)

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from cffa_hf.files import write_text
 
 BOOTSTRAPS, EXCHANGES = 2000, 10_000
-BEGIN, END = "<!-- begin: written by benchmarks/ablation.py -->", "<!-- end -->"
+BEGIN, END = "<!-- {}: written by benchmarks/ablation.py -->", "<!-- end of {} -->"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Measured:
         return self.sums[metric].sum(axis=1) / self.queries.sum()
 
 
-def read_cell(cell: Any, seeds: list[int], folder: Path) -> Measured:
-    """Read the results of all seeds of a cell."""
-    results = [json.loads((folder / f"{cell.key}-seed{seed}.json").read_text()) for seed in seeds]
+def read_cell(cell: Any, files: list[Path]) -> Measured:
+    """Read the results of all seeds of a cell, a file each."""
+    results = [json.loads(path.read_text()) for path in files]
     owner = np.unique(results[0]["identities"], return_inverse=True)[1]
     sums = {
         metric: np.stack([np.bincount(owner, weights=result["values"][metric]) for result in results])
@@ -154,40 +154,44 @@ def consensus_lines(cells: list[Measured]) -> str:
     """Say what the last consensus division of each noisy cell kept."""
     lines = []
     for cell in cells:
-        kept = [entry for entry in cell.consensus if "consensus_true_positives" in entry]
+        kept = [entry for entry in cell.consensus if "clean_pairs_kept" in entry]
         if kept:
-            clean, noisy = (
-                np.mean([entry[f"consensus_{kind}_positives"] for entry in kept]) for kind in ("true", "false")
-            )
+            clean, noisy = (np.mean([entry[f"{kind}_pairs_kept"] for entry in kept]) for kind in ("clean", "noisy"))
             lines.append(
-                f"- {cell.name}, {cell.noise:.0%} shuffled: {clean:.0%} of the right pairs and {noisy:.0%} of the "
-                "wrong ones counted in the last epoch."
+                f"- {cell.name}, {cell.noise:.0%} shuffled: {clean:.0f}% of the right pairs and {noisy:.0f}% of the wrong "
+                "ones counted in the last epoch."
             )
     return "\n".join(lines)
 
 
-def write_report(cells: list[Any], seeds: list[int], folder: Path, page: Path | None) -> None:
+def write_report(
+    name: str, cells: list[Any], files: dict[tuple[str, int], Path], folder: Path, page: Path | None
+) -> None:
     """Print the tables, and put them with the figure into a page.
 
     Args:
+        name: Of the set of cells; the page has two marks with it, between which the tables stand.
         cells: All of them finished.
-        seeds: That were run.
-        folder: Of the results; the figure is drawn there, or beside the page.
-        page: Markdown page with the two marks between which the tables stand; None: only print.
+        files: Of the results, by key of the cell and seed.
+        folder: The figure of the methods is drawn there, or beside the page.
+        page: Markdown page; None: only print.
     """
-    measured = [read_cell(cell, seeds, folder) for cell in cells]
+    seeds = sorted({seed for _, seed in files})
+    measured = [read_cell(cell, [files[cell.key, seed] for seed in seeds]) for cell in cells]
     clean = [cell for cell in measured if cell.noise == 0]
-    seen = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})"
-    parts = [f"Measured with {seen}; {len(clean[0].queries)} test identities, {clean[0].queries.sum():,} captions."]
-    parts.append(method_table(clean, next((cell for cell in clean if cell.name == "clip"), clean[0])))
+    parts = [
+        f"Seeds {', '.join(map(str, seeds))}; {len(clean[0].queries)} test identities, {clean[0].queries.sum():,} captions "
+        "as queries. Percent; seconds of one training on one thread, other work beside it."
+    ]
+    parts.append(method_table(clean, clean[0]))
     if any(cell.noise for cell in measured):
         parts += [noise_table(measured), consensus_lines(measured)]
-    figure = (page.parent / "images" if page else folder) / "ablation.png"
-    figure.parent.mkdir(exist_ok=True)
-    draw(measured, figure)
+        figure = (page.parent if page else folder) / "ablation.png"
+        draw(measured, figure)
+        parts.append(f"![Rank-1 of all methods]({figure.name})")
     text = "\n\n".join(part for part in parts if part)
     print(text)
     if page:
-        before, _, rest = page.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        write_text(page, f"{before}{BEGIN}\n\n{text}\n\n![Rank-1 of all methods](images/ablation.png)\n\n{END}{after}")
+        begin, end = BEGIN.format(name), END.format(name)
+        before, _, rest = page.read_text().partition(begin)
+        write_text(page, f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
