@@ -1,4 +1,4 @@
-"""The two errors that end in one sentence: a mistake in the input, and a run that the world stopped."""
+"""The errors that end in one sentence: a mistake in the input, and a run that the world stopped."""
 
 import os
 import re
@@ -31,6 +31,10 @@ class InputError(ValueError):
 
 class RunStopped(RuntimeError):
     """A run cannot go on, through no mistake in its input: the message says why, what is saved and what to do."""
+
+
+class LossNotFinite(RunStopped):
+    """A run cannot go on because a loss or the gradient is not finite."""
 
 
 def plain_error(error: InputError) -> InputError:
