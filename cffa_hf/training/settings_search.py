@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from datasets import Dataset
 from torch import nn
 
 from cffa_hf.arguments.data import DataArguments
@@ -33,6 +34,7 @@ from cffa_hf.records.run import changed_settings
 from cffa_hf.training.batches import fit_arguments, training_transform_of
 from cffa_hf.training.lora import training_model
 from cffa_hf.training.monitoring import ShortPrinter
+from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.training.saving import StopOnSignal
 from cffa_hf.training.trainer import CFFATrainer
 
@@ -99,9 +101,9 @@ class SearchTrainer(CFFATrainer):
 
     def __init__(self, model: Any, args: CFFATrainingArguments, **kwargs: Any):
         refuse_what_cannot_be_searched(args)
-        if kwargs.get("eval_dataset") is None:
+        if not isinstance(kwargs.get("eval_dataset"), Dataset):
             raise InputError(
-                "search compares trials on the validation split, and there is none: set validation_identities."
+                "search compares trials on one validation split, and there is none: set validation_identities."
             )
         args.disable_tqdm = True
         args.save_strategy, args.load_best_model_at_end = "no", False
@@ -165,14 +167,20 @@ class SearchTrainer(CFFATrainer):
             The settings of the best trial.
 
         Raises:
-            InputError: If the folder holds another search, or one that cannot be read.
+            InputError: If the folder is in use, or holds an earlier run, another search, or one that cannot be read.
             RunStopped: If the study cannot be written, or the loss was finite in no trial.
             SystemExit: After SIGTERM (status 143) or SIGINT (130).
         """
+        folder = Path(self.args.output_dir)
+        with run_lock(folder):
+            refuse_earlier_run(folder, resuming=holds_search(folder), overwrite=self.args.overwrite_output_dir)
+            return self._search_in(folder, subject)
+
+    def _search_in(self, folder: Path, subject: Mapping[str, Any] | None) -> dict[str, Any]:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        folder, signals = Path(self.args.output_dir), StopAtOnce()
+        signals = StopAtOnce()
         study, storage = open_study(folder, self.args, dict(subject or {}) | {"space": space_record(self.space)})
         signals.install()
         try:

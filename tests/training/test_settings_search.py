@@ -178,7 +178,6 @@ def test_a_search_that_was_killed_goes_on_and_is_the_same(tmp_path):
     assert run.end() == -signal.SIGKILL
     assert (run.folder / BEST_SETTINGS).is_file()
     run = Run(tmp_path / "run", people, **settings)
-    run.wait_for(lambda: "SearchTrainer" in run.output() or running(run.folder) == 1)
     run.wait_for(lambda: "2 of 3 trials: eval_mAP" in run.output() and running(run.folder) == 1)
     run.kill(signal.SIGTERM)
     assert run.end() == 128 + signal.SIGTERM, run.output()
@@ -282,8 +281,9 @@ def test_the_shipped_space_goes_with_every_config_of_data(path):
 
 def test_what_this_machine_or_this_start_cannot(tmp_path, data, monkeypatch):
     args = arguments(tmp_path, search=RATE)
-    with pytest.raises(InputError, match="validation split"):
-        make(SearchTrainer, data, args, eval_dataset=None)
+    for splits in (None, {"one": data["validation"], "other": data["validation"]}):
+        with pytest.raises(InputError, match="one validation split"):
+            make(SearchTrainer, data, args, eval_dataset=splits)
     with pytest.raises(InputError, match="eval_loss is none of eval_rank1, "):
         refuse_what_cannot_be_searched(arguments(tmp_path, search=RATE, metric_for_best_model="loss"))
     monkeypatch.setattr(CFFATrainingArguments, "world_size", 2)
@@ -303,6 +303,14 @@ def test_an_earlier_run_is_not_searched_over(tmp_path):
     (tmp_path / STUDY).write_bytes(b"")  # with a search in it, it is that search that goes on
     with pytest.raises(InputError, match="annotations of RSTPReid are missing"):
         main([*words, "--dataset_root", str(tmp_path)])
+
+
+def test_a_trainer_keeps_to_the_rules_of_its_folder(tmp_path, data):
+    trainer, _ = make(SearchTrainer, data, arguments(tmp_path, search=RATE))
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="holds an earlier run"):
+        trainer.search()
+    assert not (tmp_path / STUDY).exists()
 
 
 def test_only_trials_of_the_same_search_are_compared(tmp_path):
