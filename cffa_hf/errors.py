@@ -1,4 +1,4 @@
-"""The two errors that are printed as one sentence: a mistake in the input, and a run that cannot go on."""
+"""The errors that are printed as one sentence: a mistake in the input, and a run that cannot go on."""
 
 import os
 import re
@@ -72,6 +72,10 @@ def explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except kinds as error:
         raise InputError(f"{what}: {one_line(error.__cause__ or error)}.") from error
+
+
+class LossNotFinite(RunStopped):
+    """A run cannot go on because a loss or the gradient is not finite."""
 
 
 def plain_error(error: InputError) -> InputError:

@@ -56,6 +56,8 @@ RUN = {
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
+    r"accelerate launch run_train\.py --config configs/demo\.yaml configs/search\.yaml": f"{DEMO} --search_trials 2",
+    r"accelerate launch run_train\.py --config configs/demo\.yaml outputs/search/best_settings\.yaml .*": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --num_train_epochs 2 --output_dir outputs/try": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --resume_from_checkpoint \S+": (f"{DEMO} --num_train_epochs 3"),
     r"python run_train\.py --config configs/demo\.yaml --report_to tensorboard --overwrite_output_dir true": DEMO,

@@ -3,15 +3,23 @@
 import copy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from transformers import TrainingArguments
 
+from cffa_hf.arguments.search_space import SearchSettings, SearchSpace, read_space
+from cffa_hf.errors import InputError
 from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
 
 # Settings whose values are never written or printed.
 SECRETS = ("hub_token", "push_to_hub_token")
+AT_LEAST_ONE = (
+    "cached_batch_size",
+    "captions_per_identity",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)
 
 
 @dataclass
@@ -45,9 +53,20 @@ class CorruptionSettings:
             raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}")
 
 
+# What a search may try. The seed is none of them: all trials start from the same weights.
+SEARCHABLE: dict[str, type] = {
+    **{name: kind for name, kind in get_type_hints(LossSettings).items() if kind in (float, int, bool, str)},
+    **{name: kind for name, kind in get_type_hints(CorruptionSettings).items() if kind in (float, int, bool, str)},
+    **dict.fromkeys(("learning_rate", "refinement_learning_rate", "bias_rate_factor", "head_rate_factor"), float),
+    **dict.fromkeys(("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_epochs", "warmup_start"), float),
+    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "captions_per_identity"), int),
+    **{"coupled_weight_decay": bool, "sampler": str},
+}
+
+
 @dataclass
-class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings):
-    """TrainingArguments with CFFA's losses, corruption, rates and schedule.
+class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings, SearchSettings):
+    """TrainingArguments with CFFA's losses, corruption, rates and schedule, and the search for settings.
 
     Defaults that differ from `TrainingArguments` (published recipe): `learning_rate` 1e-5, `weight_decay` 4e-5 (added to the
     gradient, as Adam does), `adam_epsilon` 1e-3, `num_train_epochs` 60, `per_device_train_batch_size` 64,
@@ -152,7 +171,21 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
     )
 
     def __post_init__(self) -> None:
-        """Check the losses' settings and choose the precision before TrainingArguments sees them."""
+        """Check the settings and choose the precision before TrainingArguments sees them."""
+        self.check_settings()
+        self.check_search()
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(on_gpu)):
+            self.bf16 = True
+            self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
+        super().__post_init__()
+
+    def check_settings(self) -> None:
+        """Refuse what no run can be trained with.
+
+        Raises:
+            ValueError: Naming the setting and what it may be.
+        """
         self.check_losses()
         self.check_corruption()
         if self.precision not in ("auto", "bfloat16", "float32"):
@@ -167,14 +200,46 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings)
         if self.sampler not in ("random", "identity"):
             raise ValueError(f"sampler must be random or identity, got {self.sampler!r}")
         self.check_noisy_pairs()
-        for name in ("cached_batch_size", "captions_per_identity"):
+        for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        on_gpu = torch.cuda.is_available() and not self.use_cpu
-        if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(on_gpu)):
-            self.bf16 = True
-            self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
-        super().__post_init__()
+
+    def check_search(self) -> None:
+        """Refuse a search that cannot be.
+
+        Raises:
+            InputError: If its space or another setting does not fit.
+        """
+        if self.search_trials < 1:
+            raise InputError(f"search_trials must be at least 1, got {self.search_trials}.")
+        if self.search is None:
+            return
+        self.search_space()
+        if str(self.resume_from_checkpoint).lower() not in ("none", "false", "no"):
+            raise InputError(
+                "search and resume_from_checkpoint do not go together: started again in the same output_dir, a search goes "
+                "on by itself."
+            )
+        if self.push_to_hub:
+            raise InputError(
+                "search and push_to_hub do not go together: a search ends with settings, not with a model."
+            )
+        if self.metric_for_best_model is None:
+            raise InputError("search needs metric_for_best_model, by which trials are compared.")
+
+    def search_space(self) -> SearchSpace:
+        """Read `search`.
+
+        Raises:
+            InputError: If it makes no sense.
+        """
+
+        def check(name: str, value: Any) -> None:
+            tried = copy.copy(self)
+            setattr(tried, name, value)
+            tried.check_settings()
+
+        return read_space(self.search, SEARCHABLE, check)
 
     def check_noisy_pairs(self) -> None:
         """Refuse a way with noisy pairs that there is not, or that cannot be gone.

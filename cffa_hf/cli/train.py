@@ -25,6 +25,12 @@ from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.resume import checkpoint_to_resume
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
+from cffa_hf.training.settings_search import (
+    SearchTrainer,
+    holds_search,
+    refuse_what_cannot_be_searched,
+    search_subject,
+)
 from cffa_hf.training.start import starting_model
 from cffa_hf.training.trainer import CFFATrainer
 
@@ -39,6 +45,8 @@ def main(words: Sequence[str] | None = None) -> None:
         InputError: If a setting or the data are wrong.
     """
     model_args, data_args, args = parse_arguments(words)
+    if args.search is not None:
+        refuse_what_cannot_be_searched(args)
     make_output_folder(args.output_dir)
     try:
         with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
@@ -48,10 +56,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments) -> None:
-    """Read the data, make the model, train it, and save the part that embeds."""
+    """Read the data, make the model, train it, and save the part that embeds; or search for settings."""
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+    searching = args.search is not None
     if args.process_index == 0:
-        refuse_earlier_run(args.output_dir, resuming=checkpoint is not None, overwrite=args.overwrite_output_dir)
+        goes_on = checkpoint is not None or (searching and holds_search(args.output_dir))
+        refuse_earlier_run(args.output_dir, resuming=goes_on, overwrite=args.overwrite_output_dir)
     set_seed(args.seed)
     source = data_args.caption_noise_source
     noise = None if source is None else CaptionNoise.of(source, data_args.caption_noise_seed)
@@ -88,7 +98,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
         with args.main_process_first(desc="caching images"):
             for split in data.keys() & {"train", "validation"}:
                 data[split] = cache_images(data[split], config.image_size)
-    trainer = CFFATrainer(
+    trainer = (SearchTrainer if searching else CFFATrainer)(
         model=model,
         args=args,
         train_dataset=data["train"],
@@ -96,6 +106,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
         processing_class=processor,
         seen=seen,
     )
+    if isinstance(trainer, SearchTrainer):
+        trainer.search(search_subject(model_args, data_args, args, seen))
+        return
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()

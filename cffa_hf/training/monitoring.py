@@ -31,6 +31,9 @@ class TrainingMonitor(TrainerCallback):
     """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
         self._hits: Tensor | float = 0.0
@@ -40,6 +43,12 @@ class TrainingMonitor(TrainerCallback):
         self._started: float | None = None
         self._waited = self._paused = 0.0
         self._images = self._steps = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget what an earlier training of the same trainer left, which may have broken off."""
+        self._begin()
 
     def add_terms(self, step: int, terms: dict[str, Tensor]) -> None:
         """Add the weighted terms of one batch, and remember the first ones that are not finite.

@@ -27,7 +27,7 @@ from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, LossNotFinite
 from cffa_hf.evaluation.callback import RetrievalEvaluationCallback
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
 from cffa_hf.losses import ALIGNMENT_LOSSES
@@ -44,7 +44,7 @@ from cffa_hf.training.gradient_cache import cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
 from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
-from cffa_hf.training.saving import RunStopped, SafeTrainer, explained_writes, last_good
+from cffa_hf.training.saving import SafeTrainer, explained_writes, last_good
 
 
 class SamplerEpochCallback(TrainerCallback):
@@ -117,8 +117,7 @@ class CFFATrainer(SafeTrainer):
             training_transform = training_transform or training_transform_of(args, config, processing_class)
         fit_arguments(args, train_dataset, eval_dataset)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
-        if self.args.device.type == "cpu":
-            use_cpu_layers(self.model)
+        self.fit_layers(self.model)
         self.training_transform: Any = training_transform
         self.seen = seen
         self.add_callback(RetrievalEvaluationCallback)
@@ -135,9 +134,14 @@ class CFFATrainer(SafeTrainer):
         if self.args.noisy_pairs == "consensus" and train_dataset is not None:
             self.consensus = ConsensusDivision(self, train_dataset, processing_class)
             self.add_callback(self.consensus)
-        if self.args.sync_batch_norm and process_count() > 1:
-            synchronise_batch_norm(self.model)
         self._refuse_what_sharded_weights_cannot()
+
+    def fit_layers(self, model: nn.Module) -> None:
+        """Give a model the layers of the training device and of the number of processes, in place."""
+        if self.args.device.type == "cpu":
+            use_cpu_layers(model)
+        if self.args.sync_batch_norm and process_count() > 1:
+            synchronise_batch_norm(model)
 
     def _refuse_what_sharded_weights_cannot(self) -> None:
         """Say at once what does not work where the weights are not whole on every process."""
@@ -249,7 +253,7 @@ class CFFATrainer(SafeTrainer):
         """Add to a training entry what `TrainingMonitor` collected since the last one, and the temperature.
 
         Raises:
-            RunStopped: If a loss or the gradient is not finite; nothing has been saved since then.
+            LossNotFinite: If a loss or the gradient is not finite; nothing has been saved since then.
         """
         problem = None
         if "loss" in logs:
@@ -262,7 +266,7 @@ class CFFATrainer(SafeTrainer):
             problem = self.monitor.complaint(logs, check_gradient=self.accelerator.scaler is None)
         super().log(logs, start_time)
         if problem is not None:
-            raise RunStopped(
+            raise LossNotFinite(
                 f"{problem}: lower learning_rate or refinement_learning_rate, lengthen warmup_epochs, set "
                 f"max_grad_norm to 1, or compute with precision float32; {last_good(self.run_folder)}."
             )
