@@ -268,13 +268,21 @@ class FineGrainedRefinement(nn.Module):
         """
         chosen, kept = self.select(saliency, mask)  # (B, k)
         tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))  # (B, k, D)
-        tokens = F.normalize(tokens, dim=-1)
+        tokens = self.normalise(tokens)
         if kept is None:
-            return self.refine(tokens.flatten(0, 1)).unflatten(0, chosen.shape).amax(dim=1)
+            return self.maximum(self.refine(tokens.flatten(0, 1)).unflatten(0, chosen.shape))
         # Only kept tokens are refined: padding must not enter the statistics of the batch norm.
         refined = self.refine(tokens[kept])  # (kept, F)
         spread = refined.new_full((*chosen.shape, refined.shape[-1]), float("-inf"))
-        return spread.masked_scatter(kept[..., None], refined).amax(dim=1)
+        return self.maximum(spread.masked_scatter(kept[..., None], refined))
+
+    def normalise(self, tokens: Tensor) -> Tensor:
+        """Scale tokens `(B, k, D)` to unit length."""
+        return F.normalize(tokens, dim=-1)
+
+    def maximum(self, refined: Tensor) -> Tensor:
+        """Take the maximum over the tokens of each row, `(B, k, F)` to `(B, F)`."""
+        return refined.amax(dim=1)
 
     def select(self, saliency: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the positions of the most salient tokens `(B, k)` and, given a mask, which of them are real."""

@@ -20,11 +20,10 @@ from cffa_hf.data.seen import SeenData
 from cffa_hf.files import write_text
 from cffa_hf.losses import LossSettings
 from cffa_hf.names import RUN_RECORD, public_name
-from cffa_hf.records.environment import environment, package_version, precision
+from cffa_hf.records.environment import PUBLISHED_PRECISION, environment, package_version, precision
 
 # The published recipe where it is not this package's default.
 PUBLISHED = {"mal_scale": "batch", "precision": "published", "vocabulary_size": 49408}
-PUBLISHED_PRECISION = "float16 weights, updated in place"
 # Settings that say where things are, how often something is reported, or what the record names elsewhere.
 NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
