@@ -7,7 +7,8 @@ METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mA
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 RUN_RECORD, RESULTS, STATE_FILE = "run.json", "results.json", "trainer_state.json"
 TRAINING_PICTURE = "training.png"
-# What may have chosen a checkpoint among those of its run.
+# The splits that a run may be evaluated on while it trains, and what may have chosen a checkpoint among those of its run.
+SELECTION_SPLITS = ("validation", "test")
 SELECTIONS = ("validation", "last epoch", "test", "unknown")
 
 

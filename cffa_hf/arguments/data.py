@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from cffa_hf.names import SELECTION_SPLITS
+
 
 @dataclass
 class DataArguments:
@@ -24,6 +26,14 @@ class DataArguments:
         default=None, metadata={"help": "Identities held out for the test, in one's own data without splits"}
     )
     split_seed: int = field(default=0, metadata={"help": "Chooses the identities that are held out"})
+    select_on: str = field(
+        default="validation",
+        metadata={
+            "help": "Split that is evaluated while training and chooses the checkpoint; test: as published, and every result "
+            "says that it is too good",
+            "choices": list(SELECTION_SPLITS),
+        },
+    )
     allow_shared_people: bool = field(
         default=False,
         metadata={
@@ -36,9 +46,11 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a run without data."""
+        """Refuse a run without data, or one that a split of another name chooses."""
         if self.dataset is None:
             raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+        if self.select_on not in SELECTION_SPLITS:
+            raise ValueError(f"select_on must be validation or test, got {self.select_on!r}")
 
     @property
     def source(self) -> dict[str, Any]:
