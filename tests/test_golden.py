@@ -252,33 +252,39 @@ def test_published_gradient_norms(published):
             assert published.gradients[name].float().norm().item() == pytest.approx(norm, rel=0.02), name
 
 
+def is_matrix(value):
+    """In a bias of 64 numbers one is 0.016 of them, and those of keys have no gradient but rounding noise."""
+    return value.numel() >= 1024
+
+
 def test_published_losses(published):
     first = published.steps["trajectory"][0]["loss"]
     for step, losses in enumerate(published.steps["trajectory"]):
         terms = published.terms[step]
-        # The alignment of a batch that is learnt by heart in seven steps is chaotic: with another number of threads, or one
-        # weight more rounded up, it differs by some percent of what is left of it. What remains is not.
-        tolerance = 0.01 * (first if published.is_fast else losses["loss"])
+        # The alignment of a batch that is learnt by heart in seven steps is chaotic: with other sums, or one weight more
+        # rounded up, it differs by a tenth of the little that is left of it. What remains is not.
+        alignment = 0.01 * (first if published.is_fast else losses["loss"])
+        prediction = 0.02 if published.is_fast else 0.01
         for theirs, ours in NAMES.items():
-            allowed = 0.01 * losses[theirs] if theirs in ("id", "mlm") else tolerance
+            allowed = prediction * losses[theirs] if theirs in ("id", "mlm") else alignment
             assert terms[ours] == pytest.approx(losses[theirs], abs=allowed), f"{theirs}, step {step}"
-        assert sum(terms.values()) == pytest.approx(losses["loss"], abs=tolerance + 0.01 * losses["loss"]), (
-            f"step {step}"
-        )
+        if not published.is_fast:
+            assert sum(terms.values()) == pytest.approx(losses["loss"], rel=0.01), f"step {step}"
 
 
 def test_published_share_of_elements_that_changed(published):
     for name, share in published.steps["share_of_elements_that_changed"].items():
         changed = published.start[name] != published.end[name]
-        few = (12 if published.is_fast else 3) / changed.numel()
-        assert changed.float().mean().item() == pytest.approx(share, abs=max(0.02, few)), name
+        tolerance = 0.02 if is_matrix(changed) else (0.1 if published.is_fast else 0.05)
+        assert changed.float().mean().item() == pytest.approx(share, abs=tolerance), name
 
 
 def test_published_distance_moved(published):
     for name, distance in published.steps["distance_moved"].items():
         moved = (published.end[name].float() - published.start[name].float()).norm().item()
+        tolerance = 0.03 if is_matrix(published.start[name]) else (0.2 if published.is_fast else 0.1)
         if not is_noise(name):
-            assert moved == pytest.approx(distance, rel=0.15 if published.is_fast else 0.03, abs=1e-6), name
+            assert moved == pytest.approx(distance, rel=tolerance, abs=1e-6), name
 
 
 def test_schedule(golden):
