@@ -308,13 +308,21 @@ class FineGrainedRefinement(nn.Module):
 
     def forward(self, chosen: ChosenTokens) -> Tensor:
         """Make one local feature of each row, `(B, F)`."""
-        tokens, kept = F.normalize(chosen.tokens, dim=-1), chosen.kept
+        tokens, kept = self.normalise(chosen.tokens), chosen.kept
         if kept is None:
-            return self.refine(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]).amax(dim=1)
+            return self.maximum(self.refine(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
         # Only kept tokens are refined: padding must not enter the statistics of the batch norm.
         refined = self.refine(tokens[kept])  # (kept, F)
         spread = refined.new_full((*kept.shape, refined.shape[-1]), float("-inf"))
-        return spread.masked_scatter(kept[..., None], refined).amax(dim=1)
+        return self.maximum(spread.masked_scatter(kept[..., None], refined))
+
+    def normalise(self, tokens: Tensor) -> Tensor:
+        """Scale tokens `(B, k, D)` to unit length."""
+        return F.normalize(tokens, dim=-1)
+
+    def maximum(self, refined: Tensor) -> Tensor:
+        """Take the maximum over the tokens of each row, `(B, k, F)` to `(B, F)`."""
+        return refined.amax(dim=1)
 
     def refine(self, tokens: Tensor) -> Tensor:
         """Map unit tokens `(n, D)` to `(n, F)`."""

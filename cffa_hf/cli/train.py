@@ -21,6 +21,7 @@ from cffa_hf.data.seen import read_seen, seen_by_run
 from cffa_hf.names import public_name
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
+from cffa_hf.training.batches import selection_rows
 from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.resume import checkpoint_to_resume
@@ -81,6 +82,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
             start=read_seen(model_args.init_from),
             resumed=read_seen(checkpoint),
             allow_shared_people=data_args.allow_shared_people,
+            selected_on=data_args.select_on,
         )
         print(f"{data_args.dataset}: {data.division.sentence}")
     if noise is not None:
@@ -96,13 +98,13 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
         model = add_lora(model, lora, model_args.init_from)
     if data_args.cache_images:
         with args.main_process_first(desc="caching images"):
-            for split in data.keys() & {"train", "validation"}:
+            for split in data.keys() & {"train", data_args.select_on}:
                 data[split] = cache_images(data[split], config.image_size)
     trainer = (SearchTrainer if searching else CFFATrainer)(
         model=model,
         args=args,
         train_dataset=data["train"],
-        eval_dataset=data.get("validation"),
+        eval_dataset=selection_rows(data, data_args.select_on, args),
         processing_class=processor,
         seen=seen,
     )

@@ -18,16 +18,13 @@ from typing import Any, Literal
 from datasets import Dataset, concatenate_datasets
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
 from cffa_hf.names import SEEN_RECORD
-
-# What each split of a training did to its checkpoint.
-ROLES = {"train": "trained", "validation": "chosen"}
 
 
 class SeenSplit(BaseModel):
@@ -50,12 +47,14 @@ class SeenDataset(BaseModel):
         rendered: Whether it is rendered demo data.
         division: How its people were divided.
         splits: By name.
+        selected_on: Split that chose the checkpoint; the other one of validation and test was not looked at.
     """
 
     name: str
     rendered: bool
     division: Division
     splits: dict[str, SeenSplit]
+    selected_on: str = Field(default="validation", pattern="^(validation|test)$")
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,11 @@ class SeenData(BaseModel):
 
     format: Literal[1] = 1
     datasets: list[SeenDataset]
+
+    @property
+    def selected_on(self) -> str:
+        """Name the split that chose the checkpoint among those of its run."""
+        return self.datasets[-1].selected_on if self.datasets else "validation"
 
     def write(self, folder: str | Path) -> None:
         """Write `seen.json` into a folder."""
@@ -159,10 +163,11 @@ class SeenData(BaseModel):
         people_of = _people_by_digest(data, digests)
         paths, persons = data[split]["file_path"][:], data[split]["person_id"][:]
         found = []
-        for part, role in ROLES.items():
+        for role in ("trained", "chosen"):
             people: set[int] = set()
             images: set[str] = set()
             for seen in self.datasets:
+                part = "train" if role == "trained" else seen.selected_on
                 if part not in seen.splits:
                     continue
                 known = {digest for files in seen.splits[part].people.values() for digest in files}
@@ -220,13 +225,14 @@ class _Match:
         return next((split for split in SPLITS if split in splits), None)
 
 
-def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool) -> SeenDataset:
+def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool, selected_on: str = "validation") -> SeenDataset:
     """Record the people and images of a dataset that a run is about to read.
 
     Args:
         data: As the run uses it.
         name: As a config names it, without a path.
         rendered: Whether it is rendered demo data.
+        selected_on: Split that chooses the checkpoint.
     """
     splits = {}
     for split, rows in data.items():
@@ -235,7 +241,7 @@ def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool) -> SeenData
         for person, digest in zip(rows["person_id"][:], digests, strict=True):
             people.setdefault(person, []).extend([digest[:16]] if digest else [])
         splits[str(split)] = SeenSplit(fingerprint=dataset_fingerprint(rows, digests), people=people)
-    return SeenDataset(name=name, rendered=rendered, division=data.division, splits=splits)
+    return SeenDataset(name=name, rendered=rendered, division=data.division, splits=splits, selected_on=selected_on)
 
 
 def seen_splits(train: Dataset, validation: Dataset | Mapping[str, Dataset] | None) -> SeenData:
@@ -262,6 +268,7 @@ def seen_by_run(
     start: SeenData | None = None,
     resumed: SeenData | None = None,
     allow_shared_people: bool = False,
+    selected_on: str = "validation",
 ) -> SeenData:
     """Record what a run is about to see, on top of what the weights that it starts from have seen.
 
@@ -272,15 +279,21 @@ def seen_by_run(
         start: What the weights that it starts from have seen.
         resumed: What the checkpoint that it goes on from has seen.
         allow_shared_people: Go on although validation or test people were seen by the weights it starts from.
+        selected_on: Split that chooses the checkpoint.
 
     Raises:
-        InputError: If the data are not those of the resumed run, or validation or test share people or images with what
-            the weights have seen.
+        InputError: If the data, or the split that chooses, are not those of the resumed run, or validation or test share
+            people or images with what the weights have seen.
     """
-    own = seen_dataset(data, name, rendered)
+    own = seen_dataset(data, name, rendered, selected_on)
     if resumed is not None:
+        if resumed.selected_on != selected_on:
+            raise InputError(
+                f"{name}: the resumed run is chosen on {resumed.selected_on}: set select_on {resumed.selected_on}, or start a "
+                "new run in another output_dir."
+            )
         before = resumed.datasets[-1].splits
-        for split in ("train", "validation"):
+        for split in ("train", selected_on):
             if (split in before) != (split in own.splits) or (
                 split in before and before[split].fingerprint != own.splits[split].fingerprint
             ):
@@ -295,7 +308,7 @@ def seen_by_run(
     if not allow_shared_people:
         for split in ("validation", "test"):
             shared = start.shared_with(data, split, name, rendered) if split in data else []
-            if unfair := unfair_parts(split, shared):
+            if unfair := unfair_parts(split, shared, selected_on):
                 raise InputError(
                     f"{name}: the {split} split shares {unfair[0]} already (init_from): take the division of that run "
                     "(its split_seed), other weights, or set allow_shared_people true, and every result is marked."
@@ -303,9 +316,10 @@ def seen_by_run(
     return SeenData(datasets=[*start.datasets, own])
 
 
-def unfair_parts(split: str, shared: Sequence[Shared]) -> list[Shared]:
-    """Return what a split may not share: validation may be what chose the checkpoint, train what it was trained on."""
-    return [part for part in shared if part.role != ROLES.get(split)]
+def unfair_parts(split: str, shared: Sequence[Shared], selected_on: str = "validation") -> list[Shared]:
+    """Return what a split may not share: train may be what the checkpoint was trained on, `selected_on` what chose it."""
+    expected = {"train": "trained", selected_on: "chosen"}
+    return [part for part in shared if part.role != expected.get(split)]
 
 
 def read_seen(source: str | Path | None) -> SeenData | None:

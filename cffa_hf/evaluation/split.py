@@ -74,7 +74,7 @@ def load_split(
         if known is None:
             continue
         shared = known.shared_with(data, split, name, rendered)
-        unfair = unfair_parts(split, shared)
+        unfair = unfair_parts(split, shared, known.selected_on)
         if unfair and not data_args.allow_shared_people:
             raise InputError(
                 f"{name}: the {split} split shares {unfair[0]} ({checkpoint}), so its results would be too good: "

@@ -266,6 +266,8 @@ def training_facts(record: dict[str, Any]) -> list[list[str]]:
     if is_number(training.get("steps")):
         length = f"{training['steps']:,} steps of {counted(training.get('pairs_per_step'))} pairs"
         facts["Length"] = f"{length}, {table_cell(training.get('epochs'))} epochs"
+    if training.get("selected_on") == "test":
+        facts["Chosen on"] = "the test split, so results on it are too good"
     if is_number(training.get("seconds")):
         facts["Time"] = duration(training["seconds"]) + (
             " since it was last resumed" if training.get("resumed") else ""

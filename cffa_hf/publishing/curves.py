@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> bool:
-    """Draw loss terms and validation metrics over the epochs into a PNG.
+    """Draw loss terms and the metrics of validation, or of the test split that chose, over the epochs into a PNG.
 
     Args:
         log_history: That of `trainer_state.json`.
@@ -23,10 +23,12 @@ def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> boo
         "loss_identity": ("identity", "#c2410c", 1.3),
         "loss_mlm": ("masked words", "#8250df", 1.3),
     }
+    on_test = any("eval_test_rank1" in entry for entry in log_history)
+    prefix = "eval_test_" if on_test else "eval_"
     metrics = {
-        "eval_rank1": ("Rank-1, text to image", "#0b6bcb", "-"),
-        "eval_mAP": ("mAP, text to image", "#1a9c6b", "-"),
-        "eval_image_to_text_rank1": ("Rank-1, image to text", "#0b6bcb", ":"),
+        f"{prefix}rank1": ("Rank-1, text to image", "#0b6bcb", "-"),
+        f"{prefix}mAP": ("mAP, text to image", "#1a9c6b", "-"),
+        f"{prefix}image_to_text_rank1": ("Rank-1, image to text", "#0b6bcb", ":"),
     }
     trained = {name: points(log_history, name) for name in losses}
     measured = {name: points(log_history, name) for name in metrics}
@@ -44,7 +46,8 @@ def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> boo
             elif line:
                 label, color, style = metrics[name]
                 axes.plot(*zip(*line, strict=True), style, label=label, color=color, marker="o", markersize=3)
-        axes.set_title("Training loss, weighted terms" if series is trained else "Validation, percent", fontsize=11)
+        split = "Test split, which chose the checkpoint" if on_test else "Validation"
+        axes.set_title("Training loss, weighted terms" if series is trained else f"{split}, percent", fontsize=11)
         axes.set_xlabel("epoch")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

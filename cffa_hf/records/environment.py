@@ -14,6 +14,8 @@ import torch
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.version import VERSION
 
+PUBLISHED_PRECISION = "float16 weights, updated in place"
+
 
 def package_version() -> dict[str, Any]:
     """Name the version of this package and, as far as it can be found out, its git commit."""
@@ -55,6 +57,8 @@ def environment(args: CFFATrainingArguments) -> dict[str, str]:
 
 def precision(args: CFFATrainingArguments) -> str:
     """Name the floating point types of weights and computation."""
+    if args.precision == "published":
+        return PUBLISHED_PRECISION
     autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
     return f"float32 weights, {autocast} autocast" if autocast else "float32"
 

@@ -21,16 +21,16 @@ from cffa_hf.data.seen import SeenData
 from cffa_hf.files import write_text
 from cffa_hf.losses import LossSettings
 from cffa_hf.names import RUN_RECORD, public_name
-from cffa_hf.records.environment import environment, package_version, precision
+from cffa_hf.records.environment import PUBLISHED_PRECISION, environment, package_version, precision
 
 # The published recipe where it is not this package's default.
-PUBLISHED = {"mal_scale": "batch", "precision": "published", "vocabulary_size": 49408}
-PUBLISHED_PRECISION = "float16 weights, updated in place"
+PUBLISHED = {"mal_scale": "batch", "precision": "published", "dataloader_drop_last": False, "vocabulary_size": 49408}
 # Settings that say where things are, how often something is reported, or what the record names elsewhere.
 NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_total_limit", "greater_is_better"),
     *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy", "overwrite_output_dir"),
+    "select_on",
 }
 # Of the settings that TrainingArguments brings along, those that change what is learnt.
 INHERITED = ("max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2")
@@ -89,6 +89,7 @@ def write_run_record(
             "seconds": round(seconds[-1]) if seconds else None,
             "resumed": training_args.resume_from_checkpoint is not None,
             "selected_by": training_args.metric_for_best_model if training_args.load_best_model_at_end else None,
+            "selected_on": data_args.select_on if training_args.load_best_model_at_end else None,
             "selected_step": state.best_global_step if training_args.load_best_model_at_end else None,
         },
         "environment": environment(training_args),
@@ -115,6 +116,8 @@ def changed_settings(
                 continue
             default = field.default_factory() if callable(field.default_factory) else field.default
             published, value = plain(PUBLISHED.get(field.name, default)), plain(getattr(arguments, field.name))
+            if field.name == "metric_for_best_model":  # the card says in words of which split it is
+                value = str(value).replace("eval_test_", "eval_")
             if value != published and not same_scale(field.name, training_args):
                 help_text = str(field.metadata.get("help", "")).partition(";")[0]
                 help_text = help_text[:1].upper() + help_text[1:]

@@ -1,6 +1,7 @@
 """From a split to training batches: pairs, their collator and the transform that a trainer's settings describe."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -60,6 +61,31 @@ def training_transform_of(
         crop_padding=args.crop_padding,
         erasing_probability=args.erasing_probability,
     )
+
+
+def selection_rows(
+    data: Mapping[str, datasets.Dataset], select_on: str, args: CFFATrainingArguments
+) -> datasets.Dataset | dict[str, datasets.Dataset] | None:
+    """Return what is evaluated while training: validation, or the test split under its name, so that every log says it.
+
+    Args:
+        data: Splits by name.
+        select_on: `validation` or `test`.
+        args: Their `metric_for_best_model` is named after the test split where that chooses, `eval_test_rank1`.
+
+    Returns:
+        As `CFFATrainer` takes it; None: there is no validation split.
+
+    Raises:
+        InputError: If there is no test split to choose on.
+    """
+    if select_on == "validation":
+        return data.get("validation")
+    if "test" not in data:
+        raise InputError(f"The data have no test split, only {', '.join(data)}; set select_on validation.")
+    metric = str(args.metric_for_best_model).removeprefix("eval_").removeprefix("test_")
+    args.metric_for_best_model = f"eval_test_{metric}"
+    return {"test": data["test"]}
 
 
 def fit_arguments(args: CFFATrainingArguments, pairs: Any, eval_dataset: Any) -> None:

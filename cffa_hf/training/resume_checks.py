@@ -90,7 +90,7 @@ def check_optimizer_to_resume(checkpoint: str | Path, optimizer: Any) -> None:
                 _message(folder, f"its {OPTIMIZER} holds no state", "take another checkpoint")
             ) from error
         if difference:
-            remedy = "take optim and the rates of that run"
+            remedy = "take optim, precision and the rates of that run"
             raise CannotResume(_message(folder, f"its {OPTIMIZER} is of another optimizer, {difference}", remedy))
 
 
@@ -110,6 +110,9 @@ def _optimizer_difference(state: dict[str, Any], optimizer: Any) -> str | None:
             for name in entries.keys() & {"exp_avg", "exp_avg_sq"}:
                 if entries[name].shape != parameter.shape:
                     return f"whose {name} of a weight is {tuple(entries[name].shape)}, not {tuple(parameter.shape)}"
+                if entries[name].dtype != parameter.dtype:
+                    kinds = [str(kind).removeprefix("torch.") for kind in (entries[name].dtype, parameter.dtype)]
+                    return f"whose {name} of a weight is {kinds[0]}, not {kinds[1]}"
     return None
 
 

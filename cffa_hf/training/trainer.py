@@ -44,6 +44,7 @@ from cffa_hf.training.gradient_cache import cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
 from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
+from cffa_hf.training.published_precision import float32_weights, use_published_precision
 from cffa_hf.training.saving import SafeTrainer, explained_writes, last_good
 
 
@@ -116,6 +117,8 @@ class CFFATrainer(SafeTrainer):
             data_collator = data_collator or pair_collator(processing_class)
             training_transform = training_transform or training_transform_of(args, config, processing_class)
         fit_arguments(args, train_dataset, eval_dataset)
+        if args.precision == "published":
+            use_published_precision(model)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         self.fit_layers(self.model)
         self.training_transform: Any = training_transform
@@ -146,6 +149,11 @@ class CFFATrainer(SafeTrainer):
     def _refuse_what_sharded_weights_cannot(self) -> None:
         """Say at once what does not work where the weights are not whole on every process."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if sharded and self.args.precision == "published":
+            raise InputError(
+                "FSDP and DeepSpeed keep weights in types of their own and do not go with precision published; take ddp.yaml "
+                "or one process."
+            )
         if self.args.cached_batch_size is not None and (sharded or self.args.n_gpu > 1):
             raise InputError(
                 "cached_batch_size works with one process per device, not with FSDP, DeepSpeed or several devices in "
@@ -358,7 +366,7 @@ class CFFATrainer(SafeTrainer):
             output_dir: None: that of the run.
         """
         # FSDP: every process gives its part of the weights.
-        weights = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        weights = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else self._float32_weights()
         if self.args.should_save:
             output_dir = output_dir or self.run_folder
             with explained_writes("the model", output_dir, self.run_folder):
@@ -368,6 +376,13 @@ class CFFATrainer(SafeTrainer):
                 self.processing_class.save_pretrained(output_dir)
                 self._save_records(output_dir)
             set_aside_results(output_dir, weights_digest(Path(output_dir)))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, self._float32_weights() if state_dict is None else state_dict)
+
+    def _float32_weights(self) -> dict[str, Tensor] | None:
+        """Return the weights as they are saved where they are trained in float16; None: they are saved as they are."""
+        return float32_weights(self.model) if self.args.precision == "published" else None
 
     def _save_records(self, folder: str) -> None:
         if self.seen is not None:
@@ -405,6 +420,8 @@ class CFFATrainer(SafeTrainer):
                 OptimizerNames.ADAMW_TORCH_FUSED,
             ):
                 optimizer_class = torch.optim.Adam
+            if self.args.precision == "published":
+                options["fused"] = False  # which would round each step once; Adam here rounds after every operation
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 

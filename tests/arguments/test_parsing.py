@@ -12,6 +12,7 @@ from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.errors import InputError
+from cffa_hf.records.run import changed_settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TRAINING_CONFIGS = sorted(
@@ -277,6 +278,23 @@ def test_shipped_configs(path, monkeypatch):
         assert text is None or not Path(text).is_absolute()
     # Model selection never sees the test split: what selects is named after the validation split.
     assert "test" not in training.metric_for_best_model
+
+
+@pytest.mark.parametrize("name", ["cuhk_pedes", "icfg_pedes", "rstpreid"])
+def test_published_configs_differ_from_the_published_recipe_in_nothing(name):
+    model, data, training = parse_arguments(
+        ["--config", str(CONFIGS / "published" / f"{name}.yaml"), "--use_cpu", "true"]
+    )
+    assert (data.dataset, data.select_on, training.precision) == (name, "validation", "published")
+    held_out = [setting["name"] for setting in changed_settings(model, data, training)]
+    assert held_out == (["validation_identities"] if name == "icfg_pedes" else [])
+    assert data.validation_identities == (0 if name == "icfg_pedes" else None)
+
+
+def test_the_split_that_chooses_is_validation_or_test(config):
+    assert "select_on to 'train', which is not one of validation, test" in refuse(config("select_on: train\n"))
+    with pytest.raises(ValueError, match="select_on must be validation or test, got 'train'"):
+        DataArguments(dataset="cuhk_pedes", select_on="train")
 
 
 def test_there_is_a_config_for_every_benchmark():

@@ -58,6 +58,18 @@ def test_what_chose_the_checkpoint(run, tmp_path):
     assert read_selection(tmp_path / "run") == "last epoch"
     shutil.rmtree(tmp_path / "run" / "checkpoint-2")
     assert read_selection(tmp_path / "run") == "validation"
+
+
+@pytest.mark.parametrize("metric", ["eval_rank1", "eval_test_rank1"])
+def test_the_test_split_is_named_where_it_chose(run, tmp_path, metric):
+    shutil.copytree(run, tmp_path / "run")
+    log = [{"step": 2, metric: 80.0, "eval_mAP": 70.0}, {"step": 4, metric: 75.0}]
+    state = {"best_model_checkpoint": "run/checkpoint-2", "best_global_step": 2, "best_metric": 80.0, "global_step": 4}
+    for place in ("", "checkpoint-2", "checkpoint-4"):
+        (tmp_path / "run" / place / "trainer_state.json").write_text(json.dumps({**state, "log_history": log}))
+    chosen = "test" if "test" in metric else "validation"
+    assert [read_selection(tmp_path / "run" / place) for place in ("", "checkpoint-2")] == [chosen, chosen]
+    assert read_selection(tmp_path / "run" / "checkpoint-4") == "last epoch"
     (tmp_path / "run" / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": None}))
     assert read_selection(tmp_path / "run") == "last epoch"
 

@@ -14,9 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPConfig, CLIPModel
 
 from cffa_hf import CFFAModel
+from cffa_hf.arguments.data import DataArguments
+from cffa_hf.checkpoints.provenance import read_selection
+from cffa_hf.data.seen import read_seen
 from cffa_hf.demo import write_demo_dataset
+from cffa_hf.evaluation.split import load_split
 from cffa_hf.inputs.captions import clean_caption
 from cffa_hf.inputs.processor import train_tokenizer
+from cffa_hf.publishing.cards import model_card
 from tests.processes import CONTEXT, run_script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -158,6 +163,39 @@ def test_a_directory_smaller_than_one_batch_trains_too(small_roots, clip, tmp_pa
     assert done.returncode == 0, done.stderr[-3000:]
     _, state = check_published(tmp_path / "run")
     assert state["global_step"] == 2
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_published_config_with_only_paths_overridden(small_roots, clip, tmp_path, layout):
+    done = run(
+        *("--config", f"configs/published/{layout}.yaml", "--init_from", clip, "--dataset_root", small_roots),
+        *("--output_dir", tmp_path / "run", "--num_train_epochs", "1", "--use_cpu", "true"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_published(tmp_path / "run", epochs=1, validation=layout != "icfg_pedes")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["environment"]["precision"] == "float16 weights, updated in place"
+    assert not {"precision", "mal_scale", "dataloader_drop_last"} & {entry["name"] for entry in record["settings"]}
+
+
+def test_a_run_that_is_chosen_on_the_test_split_says_so_everywhere(small_roots, tmp_path):
+    words = small_words(tmp_path / "run", dataset_root=small_roots, select_on="test", cache_images="true")
+    done = run(*words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert len([entry for entry in state["log_history"] if "eval_test_rank1" in entry]) == 2
+    assert not any("eval_rank1" in entry for entry in state["log_history"])
+    assert read_selection(tmp_path / "run") == "test"
+    assert read_selection(tmp_path / "run" / Path(state["best_model_checkpoint"]).name) == "test"
+    training = json.loads((tmp_path / "run" / "run.json").read_text())["training"]
+    assert (training["selected_by"], training["selected_on"]) == ("eval_test_rank1", "test")
+    data_args = DataArguments(dataset="cuhk_pedes", dataset_root=str(small_roots))
+    seen = {"run": read_seen(tmp_path / "run")}
+    shared = load_split(data_args, "test", seen).shared
+    assert shared is not None
+    assert [part["role"] for part in shared] == ["chosen"]
+    assert load_split(data_args, "validation", seen).shared == []
+    assert "the test split, so results on it are too good" in model_card(tmp_path / "run", "owner/model").text
 
 
 def test_icfg_without_a_validation_split_keeps_the_last_epoch(small_roots, tmp_path):

@@ -13,7 +13,14 @@ from PIL import Image
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.rows import SPLITS
-from cffa_hf.data.seen import SeenData, dataset_fingerprint, read_seen, seen_by_run, seen_dataset
+from cffa_hf.data.seen import (
+    SeenData,
+    dataset_fingerprint,
+    read_seen,
+    seen_by_run,
+    seen_dataset,
+    unfair_parts,
+)
 from cffa_hf.errors import InputError
 from cffa_hf.names import SEEN_RECORD
 
@@ -165,3 +172,28 @@ def test_the_record_survives_its_file_and_damage_is_refused(tmp_path):
         (tmp_path / SEEN_RECORD).write_text(text)
         with pytest.raises(InputError, match=r"seen\.json.*damaged"):
             read_seen(tmp_path)
+
+
+def test_what_was_chosen_on_the_test_split_shares_it(tmp_path):
+    data = load_person_dataset(write_people(tmp_path / "people"), validation_identities=2, test_identities=3)
+    record = SeenData(datasets=[seen_dataset(data, "people", False, "test")])
+    record.write(tmp_path)
+    again = read_seen(tmp_path)
+    assert again is not None
+    assert again.selected_on == "test"
+    (shared,) = again.shared_with(data, "test", "people", False)
+    assert (shared.role, len(shared.people)) == ("chosen", 3)
+    assert again.shared_with(data, "validation", "people", False) == []
+    # Asked for, as the run was; but other weights may not be evaluated, or begun from, on what chose these.
+    assert unfair_parts("test", [shared], again.selected_on) == []
+    assert unfair_parts("test", [shared]) == [shared]
+    with pytest.raises(InputError, match="the test split shares 3 identities"):
+        seen_by_run(data, "people", False, start=again)
+
+
+def test_a_run_goes_on_being_chosen_on_its_split(tmp_path):
+    data = load_person_dataset(write_people(tmp_path / "people"), validation_identities=2, test_identities=3)
+    record = SeenData(datasets=[seen_dataset(data, "people", False, "test")])
+    assert seen_by_run(data, "people", False, resumed=record, selected_on="test") is record
+    with pytest.raises(InputError, match="chosen on test: set select_on test"):
+        seen_by_run(data, "people", False, resumed=record)

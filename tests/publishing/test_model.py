@@ -497,10 +497,10 @@ def test_run_record_names_data_and_differences_but_no_path(tmp_path, monkeypatch
     assert record["training"]["seconds"] == 13
 
 
-def test_published_recipe_differs_in_nothing_but_precision():
+def test_the_defaults_differ_from_the_published_recipe_in_precision_and_the_last_batch():
     args = CFFATrainingArguments(use_cpu=True, report_to="none")
     changed = changed_settings(ModelArguments(), DataArguments(dataset="cuhk_pedes"), args)
-    assert {setting["name"] for setting in changed} <= {"precision"}
+    assert {setting["name"] for setting in changed} == {"precision", "dataloader_drop_last"}
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "cached_consensus": {"noisy_pairs": "consensus", "cached_batch_size": 3, "alignment_loss": "cmpm", "max_steps": 6},
     "identity_sampler": {"sampler": "identity", "captions_per_identity": 2},
 }
+PUBLISHED = {"precision": "published", "optim": "adamw_torch", "adam_epsilon": 1e-3}
 
 
 class KeepGradients(TrainerCallback):
@@ -133,6 +134,7 @@ def worker(folder: str) -> None:
         name: train(folder, 2, **json.loads(json.dumps(options))) for name, options in SCENARIOS.items()
     }
     results["apart"] = train(folder, 2, sync_batch_norm=False, max_steps=1)
+    results["published"] = train(folder, 2, **PUBLISHED)
     results["norm"] = statistics_of_norm(int(os.environ["RANK"]))
     sizes = [2, 1]
     share = torch.arange(3.0).split(sizes)[int(os.environ["RANK"])][:, None].clone().requires_grad_()
@@ -182,6 +184,21 @@ def test_two_processes_equal_one(two, name, tmp_path):
             assert torch.equal(result[name]["pair_weights"], one["pair_weights"])
         begin, end = (rank * GLOBAL_BATCH // 2, (rank + 1) * GLOBAL_BATCH // 2)
         assert result[name]["batches"] == [labels[begin:end] for labels in one["batches"]]
+
+
+@pytest.mark.slow
+def test_float16_gradients_are_averaged_over_processes(two, tmp_path):
+    one = train(str(tmp_path), 1, **PUBLISHED)
+    first, second = (result["published"] for result in two)
+    assert {value.dtype for value in first["gradients"].values()} == {torch.float16, torch.float32}
+    assert first["log"][0] == pytest.approx(one["log"][0], rel=2e-3)
+    for name, gradient in one["gradients"].items():
+        expected = gradient.float()
+        noise = 1e-3 * one["log"][0]["grad_norm"]  # a sum that float16 rounds once more than in one process
+        difference = (first["gradients"][name].float() - expected).norm()
+        assert difference <= 0.02 * expected.norm() + noise, name
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
 
 
 @pytest.mark.slow
