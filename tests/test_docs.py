@@ -29,7 +29,7 @@ from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.evaluation.slices import attribute_groups
 from cffa_hf.inputs.processor import train_tokenizer
-from cffa_hf.names import ATTRIBUTES_FILE
+from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
 from cffa_hf.publishing.cards import read_notes
 from tests.hub_server import running_hub
 from tests.processes import CONTEXT, run_script, write_people
@@ -53,6 +53,11 @@ RUN = {
     ),
     r"make (demo|test|fast-test|lint)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
+    r"accelerate launch run_train\.py --config configs/published/\w+\.yaml --dataset_root datasets": (
+        f"{FROM_CLIP} --precision published"
+    ),
+    r"accelerate launch run_train\.py --config configs/methods/rde\.yaml configs/icfg_pedes\.yaml": FROM_CLIP,
+    r"python run_eval\.py outputs/published_\w+ --config .*": "--num_workers 0",
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
@@ -84,6 +89,8 @@ PARSED = {
     r"pip install .*": "needs a package index",
 }
 NOT_RUN = {
+    r"accelerate launch run_train\.py --config configs/methods/sigmoid.*": "tests/test_add_a_method.py runs it",
+    r"python benchmarks/ablation\.py .*": "hours; tests/test_benchmarks.py runs its quick form",
     r"MASTER=\$\(scontrol .*\)": "needs Slurm",
     r"python run_train\.py( \.\.\.)?|accelerate launch( run_train\.py)?|torchrun|pip install": "a program's name, not a command",
 }
@@ -138,10 +145,17 @@ def read_document(name: str) -> Document:
 
 
 CONTENT = {name: read_document(name) for name in DOCUMENTS}
+# tests/test_add_a_method.py changes a copy of the package as this page says, and trains with it.
+FOLLOWED = "docs/add-a-method.md"
 
 
 def blocks_of(language: str) -> list[tuple[str, str]]:
-    return [(name, code) for name in DOCUMENTS for kind, code in CONTENT[name].blocks if kind == language]
+    return [
+        (name, code)
+        for name in DOCUMENTS
+        for kind, code in CONTENT[name].blocks
+        if kind == language and name != FOLLOWED
+    ]
 
 
 def rule_of(command: str) -> str | None:
@@ -306,6 +320,8 @@ def template(tmp_path_factory, hub) -> Path:
     for layout in ("cuhk_pedes", "icfg_pedes", "rstpreid"):
         write_demo_dataset(folder / "data", layout, identities=(8, 3, 3), images_per_identity=2, seed=4, workers=0)
     shutil.copytree(folder / "data" / "CUHK-PEDES", folder / "demo-data" / "CUHK-PEDES")
+    shutil.copytree(folder / "data" / "CUHK-PEDES", folder / "datasets" / "CUHK-PEDES")
+    (folder / "datasets" / "CUHK-PEDES" / DEMO_MARKER).unlink()  # stands for the benchmark's own images
     for name in ("my-data", "my_people", "photos"):
         write_people(folder / name)
     rows = (folder / "my-data" / "metadata.jsonl").read_text().splitlines()
@@ -371,7 +387,7 @@ def test_commands_and_snippets(name, workspace, hub):
                 runs = workspace / "outputs" / "demo"
                 shutil.copytree(min(runs.glob("checkpoint-*")), runs / number)
             run_command(words, workspace, hub.endpoint)
-    if any(language == "python" for language, _ in CONTENT[name].blocks):
+    if name != FOLLOWED and any(language == "python" for language, _ in CONTENT[name].blocks):
         (workspace / "snippets.py").write_text(snippets(name))
         run_command(["python", "snippets.py"], workspace, hub.endpoint)
     wanted = re.findall(

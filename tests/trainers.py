@@ -52,6 +52,11 @@ def fitting_model(processor: CLIPProcessor, **fields: Any) -> CFFAForPreTraining
     return tiny_model(text=text, **fields)
 
 
+def new_model(data: dict[str, Any], **fields: Any) -> CFFAForPreTraining:
+    """A tiny model for the processor in `data`."""
+    return fitting_model(data["processor"], **fields)
+
+
 def tiny_trainer(
     folder: Path | str,
     *,

@@ -35,9 +35,9 @@ from cffa_hf.training.consensus import (
 from cffa_hf.training.lora import add_lora
 from tests.processes import Run, write_people
 from tests.tiny import captions, images, person_rows, random_words, tiny_model, tiny_processor
+from tests.trainers import new_model, new_trainer
 from tests.training.test_distributed import train
 from tests.training.test_resume import same_history
-from tests.training.test_trainer import new_model, new_trainer
 
 sklearn_mixture = pytest.importorskip("sklearn.mixture", reason="the extra cffa_hf[noise] is not installed")
 

@@ -14,7 +14,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.published_precision import use_published_precision
 from tests.tiny import captions, images, person_rows, random_words, tiny_model, tiny_processor
-from tests.training.test_trainer import QUIET, new_model, new_trainer
+from tests.trainers import QUIET, new_model, new_trainer
 
 PUBLISHED = {"precision": "published", "adam_epsilon": 1e-3, "logging_steps": 1}
 

@@ -30,8 +30,8 @@ from cffa_hf.training.settings_search import (
 from cffa_hf.training.trainer import CFFATrainer
 from tests.processes import Run, write_people
 from tests.tiny import person_rows, tiny_processor
+from tests.trainers import CONTEXT, new_model
 from tests.training.test_resume import same_history
-from tests.training.test_trainer import CONTEXT, new_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DATA_CONFIGS = sorted(path for path in CONFIGS.glob("*.yaml") if "dataset:" in path.read_text())

@@ -16,7 +16,7 @@ from cffa_hf.errors import RunStopped
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
 from cffa_hf.training.trainer import CFFATrainer, SamplerEpochCallback
 from tests.tiny import images, person_rows, tiny_processor
-from tests.trainers import QUIET, fitting_model, new_trainer
+from tests.trainers import QUIET, new_model, new_trainer
 
 METRICS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
@@ -25,10 +25,6 @@ METRICS = ("rank1", "rank5", "rank10", "mAP", "mINP")
 def data():
     rows = {"train": person_rows(6), "validation": person_rows(4, first_id=200)}
     return rows | {"processor": tiny_processor(rows["train"])}
-
-
-def new_model(data, **fields):
-    return fitting_model(data["processor"], **fields)
 
 
 @pytest.fixture(scope="module")
