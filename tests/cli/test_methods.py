@@ -19,6 +19,7 @@ TERMS = {
     "irra": {"alignment_global", "identity", "mlm"},
     "triplet": {"alignment_global", "alignment_local"},
     "rde": {"alignment_global", "alignment_local"},
+    "best": {"alignment_global", "alignment_local", "identity"},
     "cffa": {"alignment_global", "alignment_local", "identity", "mlm"},
 }
 SMALL = [
