@@ -5,6 +5,10 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig, strict
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
+# Published: height and width of images in pixels, and tokens of the longest caption, start and end included.
+IMAGE_SIZE = (384, 128)
+CONTEXT_LENGTH = 77
+
 
 @strict
 class CFFAConfig(PreTrainedConfig):
@@ -54,7 +58,7 @@ class CFFAConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         """Fill in the encoders' defaults and normalise sizes and special ids."""
         if self.vision_config is None:
-            self.vision_config = {"image_size": [384, 128], "patch_size": 16}
+            self.vision_config = {"image_size": list(IMAGE_SIZE), "patch_size": 16}
         # Old CLIP checkpoints carry end id 2, which stands for "pool at the largest id": name the real ones.
         text = self.text_config.to_dict() if isinstance(self.text_config, CLIPTextConfig) else self.text_config or {}
         vocabulary = text.get("vocab_size", CLIPTextConfig.vocab_size)

@@ -22,7 +22,7 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.utils import ModelOutput, logging
 
-from .configuration_cffa import CFFAConfig
+from .configuration_cffa import IMAGE_SIZE, CFFAConfig
 
 logger = logging.get_logger(__name__)
 
@@ -450,7 +450,7 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
         cls,
         name_or_path: str = "openai/clip-vit-base-patch16",
         *,
-        image_size: tuple[int, int] = (384, 128),
+        image_size: tuple[int, int] = IMAGE_SIZE,
         stride: int | None = None,
         context_length: int | None = None,
         text_attention_dropout: float = 0.05,

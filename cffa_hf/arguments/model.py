@@ -3,6 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
+from cffa_hf.configuration_cffa import CONTEXT_LENGTH, IMAGE_SIZE
+
 
 @dataclass
 class RandomWeightsArguments:
@@ -37,12 +39,14 @@ class ModelArguments(RandomWeightsArguments):
         },
     )
     image_size: list[int] = field(
-        default_factory=lambda: [384, 128], metadata={"help": "Height and width of the images in pixels"}
+        default_factory=lambda: list(IMAGE_SIZE), metadata={"help": "Height and width of the images in pixels"}
     )
     stride: int | None = field(
         default=None, metadata={"help": "Step between patches in pixels; null: the patch size. Smaller: overlapping"}
     )
-    context_length: int = field(default=77, metadata={"help": "Most tokens in a caption, start and end included"})
+    context_length: int = field(
+        default=CONTEXT_LENGTH, metadata={"help": "Most tokens in a caption, start and end included"}
+    )
     select_ratio: float = field(default=0.3, metadata={"help": "Share of patches and words that local features keep"})
     local_dim: int = field(default=1024, metadata={"help": "Width of the local features"})
     text_attention_dropout: float = field(default=0.05, metadata={"help": "Dropout in the text encoder's attention"})

@@ -22,13 +22,12 @@ from cffa_hf.checkpoints.folders import (
 from cffa_hf.checkpoints.names import TEXT_POSITIONS, VISION_POSITIONS, quote
 from cffa_hf.checkpoints.originals import (
     PUBLISHED_DROPOUT,
-    PUBLISHED_IMAGE_SIZE,
     PUBLISHED_RATIO,
     SourceCheckpoint,
     read_original,
     square_size,
 )
-from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.configuration_cffa import IMAGE_SIZE, CFFAConfig
 from cffa_hf.errors import InputError, explained
 from cffa_hf.modeling_cffa import CFFAForPreTraining, clip_to_cffa_config, resize_positions
 
@@ -262,10 +261,10 @@ def convert(
     config = checkpoint.config
     if checkpoint.is_clip:
         if image_size is None:
-            checkpoint.assumed.append("image size {} x {}".format(*PUBLISHED_IMAGE_SIZE))
+            checkpoint.assumed.append("image size {} x {}".format(*IMAGE_SIZE))
         config = adapted_config(
             config,
-            image_size=image_size or PUBLISHED_IMAGE_SIZE,
+            image_size=image_size or IMAGE_SIZE,
             stride=stride,
             context_length=config.context_length,
             text_attention_dropout=PUBLISHED_DROPOUT,

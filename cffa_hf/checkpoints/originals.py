@@ -19,10 +19,9 @@ from cffa_hf.checkpoints.names import (
     reason_to_drop,
     rename_weights,
 )
-from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.configuration_cffa import IMAGE_SIZE, CFFAConfig
 from cffa_hf.errors import InputError, explained
 
-PUBLISHED_IMAGE_SIZE = (384, 128)
 PUBLISHED_RATIO = 0.3
 PUBLISHED_DROPOUT = 0.05
 
@@ -132,9 +131,9 @@ def read_config(
     patches = shape(f"{vision}visual.positional_embedding", 2)[0] - 1
     activation = activation or "quick_gelu"
     if vision:
-        candidates = [PUBLISHED_IMAGE_SIZE, likely_size, square_size(patches, patch)]
+        candidates = [IMAGE_SIZE, likely_size, square_size(patches, patch)]
     else:
-        candidates = [square_size(patches, patch), PUBLISHED_IMAGE_SIZE, likely_size]
+        candidates = [square_size(patches, patch), IMAGE_SIZE, likely_size]
     sizes = [image_size] if image_size else [size for size in candidates if size]
     found_size, found_stride = fit_positions(patches, patch, sizes, stride)
     note = None

@@ -13,11 +13,12 @@ from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.command_line import run_guarded
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.checks import check_images
+from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.facts import is_rendered
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.seen import read_seen, seen_by_run
+from cffa_hf.data.seen import SeenData, read_seen, seen_by_run
 from cffa_hf.names import public_name
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
@@ -66,25 +67,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
     set_seed(args.seed)
     source = data_args.caption_noise_source
     noise = None if source is None else CaptionNoise.of(source, data_args.caption_noise_seed)
-
-    with args.main_process_first(desc="reading the data"):
-        data = load_person_dataset(**data_args.source)
-        if data_args.check_images:
-            check_images(data)
-            if args.should_save:
-                warn_of_leaks(data)
-    seen = None
-    if args.should_save:
-        seen = seen_by_run(
-            data,
-            str(public_name(data_args.dataset)),
-            is_rendered(data_args.dataset, data_args.dataset_root),
-            start=read_seen(model_args.init_from),
-            resumed=read_seen(checkpoint),
-            allow_shared_people=data_args.allow_shared_people,
-            selected_on=data_args.select_on,
-        )
-        print(f"{data_args.dataset}: {data.division.sentence}")
+    data, seen = read_data(model_args, data_args, args, checkpoint)
     if noise is not None:
         data["train"] = noise.apply(data["train"])
 
@@ -117,6 +100,44 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
     write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise)
     if args.push_to_hub:
         trainer.push_to_hub()
+
+
+def read_data(
+    model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments, checkpoint: str | None
+) -> tuple[PersonDatasetDict, SeenData | None]:
+    """Read and check the data, and record what the run is about to see.
+
+    Args:
+        model_args: Say what the weights have seen before.
+        data_args: Where the data are.
+        args: Of the run.
+        checkpoint: That the run goes on from, if any.
+
+    Returns:
+        The splits, and the record; None on processes that save nothing.
+
+    Raises:
+        InputError: If the data are wrong, or hold people to be tested on whom the weights have seen.
+    """
+    with args.main_process_first(desc="reading the data"):
+        data = load_person_dataset(**data_args.source)
+        if data_args.check_images:
+            check_images(data)
+            if args.should_save:
+                warn_of_leaks(data)
+    if not args.should_save:
+        return data, None
+    seen = seen_by_run(
+        data,
+        str(public_name(data_args.dataset)),
+        is_rendered(data_args.dataset, data_args.dataset_root),
+        start=read_seen(model_args.init_from),
+        resumed=read_seen(checkpoint),
+        allow_shared_people=data_args.allow_shared_people,
+        selected_on=data_args.select_on,
+    )
+    print(f"{data_args.dataset}: {data.division.sentence}")
+    return data, seen
 
 
 if __name__ == "__main__":

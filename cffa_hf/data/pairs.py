@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
+from cffa_hf.configuration_cffa import CONTEXT_LENGTH, IMAGE_SIZE
 from cffa_hf.data.caption_noise import CAPTION_PERSONS, matched_pairs
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import load_pixels
@@ -31,7 +32,7 @@ class ImageDataset(Dataset[Sample]):
         person_ids: `(images,)`, int64, as in the source.
     """
 
-    def __init__(self, rows: datasets.Dataset, image_size: tuple[int, int] = (384, 128)) -> None:
+    def __init__(self, rows: datasets.Dataset, image_size: tuple[int, int] = IMAGE_SIZE) -> None:
         images = rows.select_columns(["image"])
         if images.features["image"].decode:  # as a dataset loaded from the Hub has it
             images = images.cast_column("image", datasets.Image(decode=False))
@@ -77,7 +78,7 @@ class CaptionDataset(Dataset[Sample]):
         rows: `(captions,)`, int64, number of the row that the caption belongs to.
     """
 
-    def __init__(self, rows: datasets.Dataset, tokenizer: CLIPTokenizer, context_length: int = 77) -> None:
+    def __init__(self, rows: datasets.Dataset, tokenizer: CLIPTokenizer, context_length: int = CONTEXT_LENGTH) -> None:
         self._captions = rows.select_columns(["captions"])
         captions: list[list[str]] = self._captions["captions"][:]
         self.rows = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])
@@ -127,8 +128,8 @@ class PairDataset(Dataset[Sample]):
         self,
         rows: datasets.Dataset,
         tokenizer: CLIPTokenizer,
-        image_size: tuple[int, int] = (384, 128),
-        context_length: int = 77,
+        image_size: tuple[int, int] = IMAGE_SIZE,
+        context_length: int = CONTEXT_LENGTH,
     ) -> None:
         self.images = ImageDataset(rows, image_size)
         self.captions = CaptionDataset(rows, tokenizer, context_length)

@@ -16,6 +16,7 @@ from transformers import CLIPProcessor, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from cffa_hf.configuration_cffa import CONTEXT_LENGTH, IMAGE_SIZE
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.captions import clean_caption
 
@@ -128,7 +129,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CLIPTokeni
 
 
 def build_processor(
-    tokenizer: CLIPTokenizer, image_size: tuple[int, int] = (384, 128), context_length: int = 77
+    tokenizer: CLIPTokenizer, image_size: tuple[int, int] = IMAGE_SIZE, context_length: int = CONTEXT_LENGTH
 ) -> CLIPProcessor:
     """Join a tokenizer and the image preparation into a stock `CLIPProcessor`.
 
@@ -162,7 +163,9 @@ def build_processor(
     return CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer)
 
 
-def encode_captions(tokenizer: CLIPTokenizer, captions: Sequence[str], context_length: int = 77) -> list[list[int]]:
+def encode_captions(
+    tokenizer: CLIPTokenizer, captions: Sequence[str], context_length: int = CONTEXT_LENGTH
+) -> list[list[int]]:
     """Turn captions into ids, unpadded: start token, words, end token.
 
     Args:
@@ -212,7 +215,7 @@ def _assemble(
     bos_token: str = START_TOKEN,
     eos_token: str = END_TOKEN,
     unk_token: str = END_TOKEN,
-    model_max_length: int = 77,
+    model_max_length: int = CONTEXT_LENGTH,
 ) -> CLIPTokenizer:
     """Build the tokenizer of these ordinary tokens, in the order of their ids, followed by mask, start and end."""
     return CLIPTokenizer(
