@@ -91,8 +91,8 @@ def read_space(search: Any, kinds: Mapping[str, type], check: Callable[[str, Any
     for name in search:
         if name not in kinds:
             close = difflib.get_close_matches(str(name), kinds, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else "docs/training.md lists those that can."
-            raise InputError(f"search: '{name}' is no setting that can be searched; {hint}")
+            hint = f"did you mean '{close[0]}'?" if close else "docs/training.md lists those that can"
+            raise InputError(f"search: '{name}' is no setting that can be searched ({hint}).")
     space: SearchSpace = {}
     for name, value in sorted(search.items()):
         bounds = _range(name, value, kinds[name]) if isinstance(value, Mapping) else _choices(name, value, kinds[name])
