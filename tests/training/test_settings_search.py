@@ -219,7 +219,7 @@ def parse(folder, search, *words):
         (
             "{learning_rat: [1, 2]}",
             [],
-            "'learning_rat' is no setting that can be searched; did you mean 'learning_rate'",
+            "'learning_rat' is no setting that can be searched (did you mean 'learning_rate'",
         ),
         ("{output_dir: [a, b]}", [], "'output_dir' is no setting that can be searched"),
         ("{precision: [float32, bfloat16]}", [], "'precision' is no setting that can be searched"),
