@@ -4,7 +4,7 @@ Read model.py, data.py and training.py (the settings), evaluation.py (those of a
 and command line into them).
 """
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.evaluation import EvaluationArguments, parse_evaluation_arguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
@@ -16,6 +16,7 @@ __all__ = [
     "DataArguments",
     "EvaluationArguments",
     "ModelArguments",
+    "TrainingDataArguments",
     "parse_arguments",
     "parse_evaluation_arguments",
 ]

@@ -26,6 +26,36 @@ class DataArguments:
         default=None, metadata={"help": "Identities held out for the test, in one's own data without splits"}
     )
     split_seed: int = field(default=0, metadata={"help": "Chooses the identities that are held out"})
+    allow_shared_people: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on where validation or test people are among those that the weights have seen; results are marked"
+        },
+    )
+    check_images: bool = field(default=True, metadata={"help": "Decode every image once before training starts"})
+
+    def __post_init__(self) -> None:
+        """Refuse a run without data."""
+        if self.dataset is None:
+            raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Return what `load_person_dataset` needs to know, as its arguments."""
+        return {
+            "dataset": str(self.dataset),
+            "root": self.dataset_root,
+            "annotation_file": self.annotation_file,
+            "validation_identities": self.validation_identities,
+            "test_identities": self.test_identities,
+            "seed": self.split_seed,
+        }
+
+
+@dataclass
+class TrainingDataArguments(DataArguments):
+    """What is read, and what a training does with its splits."""
+
     caption_noise: str | None = field(
         default=None,
         metadata={
@@ -44,21 +74,13 @@ class DataArguments:
             "choices": list(SELECTION_SPLITS),
         },
     )
-    allow_shared_people: bool = field(
-        default=False,
-        metadata={
-            "help": "Go on where validation or test people are among those that the weights have seen; results are marked"
-        },
-    )
-    check_images: bool = field(default=True, metadata={"help": "Decode every image once before training starts"})
     cache_images: bool = field(
         default=False, metadata={"help": "Keep all images, resized, in the cache of datasets: no decoding in training"}
     )
 
     def __post_init__(self) -> None:
-        """Refuse a run without data, a noise of the captions that is neither a rate nor a file, and other splits to select on."""
-        if self.dataset is None:
-            raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+        """Refuse a noise of the captions that is neither a rate nor a file, and other splits to select on."""
+        super().__post_init__()
         noise = self.caption_noise_source
         if isinstance(noise, float) and not 0 <= noise < 1:
             raise ValueError(f"caption_noise is {noise:g}, but a rate must be from 0 to below 1")
@@ -76,15 +98,3 @@ class DataArguments:
             return None if self.caption_noise is None else float(self.caption_noise)
         except ValueError:
             return self.caption_noise
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """Return what `load_person_dataset` needs to know, as its arguments."""
-        return {
-            "dataset": str(self.dataset),
-            "root": self.dataset_root,
-            "annotation_file": self.annotation_file,
-            "validation_identities": self.validation_identities,
-            "test_identities": self.test_identities,
-            "seed": self.split_seed,
-        }

@@ -9,13 +9,13 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from cffa_hf.arguments.config_files import read_configs
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.training import SECRETS, CFFATrainingArguments
 from cffa_hf.command_line import without_values
 from cffa_hf.errors import InputError, one_line
 
-RUN_CLASSES: tuple[Any, ...] = (ModelArguments, DataArguments, CFFATrainingArguments)
+RUN_CLASSES: tuple[Any, ...] = (ModelArguments, TrainingDataArguments, CFFATrainingArguments)
 
 
 class QuietArgumentParser(HfArgumentParser):

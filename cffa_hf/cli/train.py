@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
@@ -57,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> None:
         leave_process_group()
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments) -> None:
+def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments) -> None:
     """Read the data, make the model, train it, and save the part that embeds; or search for settings."""
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     searching = args.search is not None
@@ -103,7 +103,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: CFFATraini
 
 
 def read_data(
-    model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments, checkpoint: str | None
+    model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments, checkpoint: str | None
 ) -> tuple[PersonDatasetDict, SeenData | None]:
     """Read and check the data, and record what the run is about to see.
 

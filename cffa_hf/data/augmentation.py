@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cffa_hf.inputs.images import normalise_images
 
+ERASING_AREA = (0.02, 0.4)  # smallest and largest erased share of the image
 ERASING_RATIO = (0.3, 3.3)
 """Range of height to width of an erased rectangle, as torchvision's RandomErasing has it."""
 ERASING_ATTEMPTS = 10
@@ -26,7 +27,6 @@ def augment_images(
     flip_probability: float = 0.5,
     padding: int = 10,
     erasing_probability: float = 0.5,
-    erasing_area: tuple[float, float] = (0.02, 0.4),
 ) -> Tensor:
     """Flip, crop, normalise and erase, each image by its own draws.
 
@@ -35,9 +35,8 @@ def augment_images(
         generator: Source of all draws, on the CPU.
         flip_probability: Of a horizontal flip, in [0, 1].
         padding: Black pixels added on every side before a random crop back to the original size.
-        erasing_probability: Of one rectangle being erased, in [0, 1].
-        erasing_area: Smallest and largest erased share of the image. The rectangle is filled with 0 after
-            normalisation, which is CLIP's mean colour: the value that tells the model least.
+        erasing_probability: Of one rectangle being erased, in [0, 1]. It is filled with 0 after normalisation, which is
+            CLIP's mean colour: the value that tells the model least.
 
     Returns:
         `(batch, 3, height, width)`, float32, normalised.
@@ -54,7 +53,7 @@ def augment_images(
         pixels = windows[torch.arange(batch, device=device), :, top.to(device), left.to(device)]
 
     images = normalise_images(pixels)
-    rectangle = _rectangles(batch, height, width, generator, erasing_probability, erasing_area).to(device)
+    rectangle = _rectangles(batch, height, width, generator, erasing_probability).to(device)
     top, left, rows, columns = rectangle.view(4, batch, 1)
     row, column = torch.arange(height, device=device), torch.arange(width, device=device)
     inside_rows = (row >= top) & (row < top + rows)  # (batch, height)
@@ -62,9 +61,7 @@ def augment_images(
     return images.masked_fill_((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0.0)
 
 
-def _rectangles(
-    batch: int, height: int, width: int, generator: torch.Generator, probability: float, area: tuple[float, float]
-) -> Tensor:
+def _rectangles(batch: int, height: int, width: int, generator: torch.Generator, probability: float) -> Tensor:
     """Draw the erased rectangles: `(4, batch)`, int64, rows top, left, height and width; height 0 where none.
 
     Area is uniform, the ratio log-uniform; the first of ten tries that is smaller than the image in both directions
@@ -72,7 +69,7 @@ def _rectangles(
     """
     shape = (batch, ERASING_ATTEMPTS)
     wanted = torch.rand(batch, generator=generator) < probability
-    areas = height * width * torch.empty(shape).uniform_(*area, generator=generator)
+    areas = height * width * torch.empty(shape).uniform_(*ERASING_AREA, generator=generator)
     ratios = torch.empty(shape).uniform_(*map(math.log, ERASING_RATIO), generator=generator).exp()
     rows, columns = (areas * ratios).sqrt().round().long(), (areas / ratios).sqrt().round().long()
     fits = (rows < height) & (columns < width)

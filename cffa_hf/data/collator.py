@@ -73,21 +73,19 @@ class TrainingTransform:
         share_masked_captions: every loss sees the masked caption (one pass through the text encoder); otherwise the
             masked caption comes beside the unmasked one.
         caption_corruption: of each word token to be masked, replaced or removed (see `augment_captions`).
-        mask_probability: of each word token to be chosen for the masked language modelling (see `mask_captions`).
+        mlm_probability: of each word token to be chosen for the masked language modelling (see `mask_captions`).
         flip_probability: of a horizontal flip.
         crop_padding: pixels of black border before the random crop.
         erasing_probability: of a rectangle being erased.
-        erasing_area: smallest and largest erased share of an image.
     """
 
     special_tokens: SpecialTokens
     share_masked_captions: bool = True
     caption_corruption: float = 0.2
-    mask_probability: float = 0.15
+    mlm_probability: float = 0.15
     flip_probability: float = 0.5
     crop_padding: int = 10
     erasing_probability: float = 0.5
-    erasing_area: tuple[float, float] = (0.02, 0.4)
 
     def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the batch that the model and the losses take.
@@ -108,7 +106,6 @@ class TrainingTransform:
             flip_probability=self.flip_probability,
             padding=self.crop_padding,
             erasing_probability=self.erasing_probability,
-            erasing_area=self.erasing_area,
         )
         input_ids, attention_mask = augment_captions(
             batch["input_ids"],
@@ -122,7 +119,7 @@ class TrainingTransform:
             attention_mask,
             generator,
             special_tokens=self.special_tokens,
-            probability=self.mask_probability,
+            probability=self.mlm_probability,
         )
         result = {
             "pixel_values": pixel_values,

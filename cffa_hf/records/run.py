@@ -12,7 +12,7 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import Trainer
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments, RandomWeightsArguments
 from cffa_hf.arguments.training import CFFATrainingArguments, CorruptionSettings
 from cffa_hf.data.caption_noise import CaptionNoise
@@ -39,7 +39,7 @@ INHERITED = ("max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", 
 def write_run_record(
     output_dir: str | Path,
     model_args: ModelArguments,
-    data_args: DataArguments,
+    data_args: TrainingDataArguments,
     training_args: CFFATrainingArguments,
     dataset_dict: DatasetDict,
     trainer: Trainer,
@@ -98,7 +98,7 @@ def write_run_record(
 
 
 def changed_settings(
-    model_args: ModelArguments, data_args: DataArguments, training_args: CFFATrainingArguments
+    model_args: ModelArguments, data_args: TrainingDataArguments, training_args: CFFATrainingArguments
 ) -> list[dict[str, Any]]:
     """List the settings that differ from the published recipe, as `name`, `value`, `published` and `help`."""
     own = {

@@ -56,7 +56,7 @@ def training_transform_of(
         SpecialTokens.from_tokenizer(processor.tokenizer),
         share_masked_captions=args.share_masked_captions,
         caption_corruption=args.caption_corruption,
-        mask_probability=args.mlm_probability if config.use_mlm else 0.0,
+        mlm_probability=args.mlm_probability if config.use_mlm else 0.0,
         flip_probability=args.flip_probability,
         crop_padding=args.crop_padding,
         erasing_probability=args.erasing_probability,

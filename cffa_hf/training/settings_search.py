@@ -21,7 +21,7 @@ import yaml
 from datasets import Dataset
 from torch import nn
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.search_space import Range, SearchSpace, space_record
 from cffa_hf.arguments.training import CFFATrainingArguments
@@ -242,7 +242,7 @@ def suggest(trial: Any, space: SearchSpace) -> dict[str, Any]:
 
 
 def search_subject(
-    model_args: ModelArguments, data_args: DataArguments, args: CFFATrainingArguments, seen: SeenData | None
+    model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments, seen: SeenData | None
 ) -> dict[str, Any]:
     """Describe all that the results of trials depend on, besides the space.
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
@@ -294,7 +294,7 @@ def test_published_configs_differ_from_the_published_recipe_in_nothing(name):
 def test_the_split_that_chooses_is_validation_or_test(config):
     assert "select_on to 'train', which is not one of validation, test" in refuse(config("select_on: train\n"))
     with pytest.raises(ValueError, match="select_on must be validation or test, got 'train'"):
-        DataArguments(dataset="cuhk_pedes", select_on="train")
+        TrainingDataArguments(dataset="cuhk_pedes", select_on="train")
 
 
 def test_there_is_a_config_for_every_benchmark():

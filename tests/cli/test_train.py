@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPConfig, CLIPModel
 
 from cffa_hf import CFFAModel
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.checkpoints.provenance import read_selection
 from cffa_hf.data.seen import read_seen
 from cffa_hf.demo import write_demo_dataset
@@ -189,7 +189,7 @@ def test_a_run_that_is_chosen_on_the_test_split_says_so_everywhere(small_roots, 
     assert read_selection(tmp_path / "run" / Path(state["best_model_checkpoint"]).name) == "test"
     training = json.loads((tmp_path / "run" / "run.json").read_text())["training"]
     assert (training["selected_by"], training["selected_on"]) == ("eval_test_rank1", "test")
-    data_args = DataArguments(dataset="cuhk_pedes", dataset_root=str(small_roots))
+    data_args = TrainingDataArguments(dataset="cuhk_pedes", dataset_root=str(small_roots))
     seen = {"run": read_seen(tmp_path / "run")}
     shared = load_split(data_args, "test", seen).shared
     assert shared is not None

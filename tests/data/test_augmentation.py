@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from cffa_hf.data import augmentation
 from cffa_hf.data.augmentation import augment_images
 from cffa_hf.inputs.images import normalise_images
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
@@ -100,9 +101,10 @@ def test_erased_rectangles():
     assert cover[:, -1].sum() > 0
 
 
-def test_an_image_too_small_for_any_rectangle_is_left_whole():
+def test_an_image_too_small_for_any_rectangle_is_left_whole(monkeypatch):
+    monkeypatch.setattr(augmentation, "ERASING_AREA", (0.9, 1.0))
     pixels = random_pixels(20, 3, 1, 1)
-    images = augment_images(pixels, generator(), padding=0, erasing_probability=1.0, erasing_area=(0.9, 1.0))
+    images = augment_images(pixels, generator(), padding=0, erasing_probability=1.0)
     assert torch.equal(images, normalise_images(pixels))
 
 

@@ -76,7 +76,7 @@ def test_a_masked_caption_beside_the_unmasked_one(batch):
 
 
 def test_all_probabilities_can_be_turned_off(batch):
-    transform = TrainingTransform(SPECIAL, mask_probability=0.0, **QUIET)
+    transform = TrainingTransform(SPECIAL, mlm_probability=0.0, **QUIET)
     result = transform(batch, torch.Generator().manual_seed(0))
     assert torch.equal(result["pixel_values"], normalise_images(batch["pixel_values"]))
     assert torch.equal(result["input_ids"], batch["input_ids"])

@@ -14,7 +14,7 @@ from datasets import DatasetDict, load_dataset
 from PIL import Image
 from transformers import CLIPProcessor, Trainer
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import open_checkpoint
@@ -469,7 +469,7 @@ def test_run_record_names_data_and_differences_but_no_path(tmp_path, monkeypatch
     rows = people()
     (tmp_path / "CUHK-PEDES").mkdir()
     (tmp_path / "CUHK-PEDES" / "demo.json").write_text("{}")
-    data_args = DataArguments(dataset="cuhk_pedes", dataset_root=str(tmp_path))
+    data_args = TrainingDataArguments(dataset="cuhk_pedes", dataset_root=str(tmp_path))
     model_args = ModelArguments(init_from=str(tmp_path), image_size=[64, 32])
     args = CFFATrainingArguments(
         output_dir=str(tmp_path / "run"),
@@ -499,7 +499,7 @@ def test_run_record_names_data_and_differences_but_no_path(tmp_path, monkeypatch
 
 def test_the_defaults_differ_from_the_published_recipe_in_precision_and_the_last_batch():
     args = CFFATrainingArguments(use_cpu=True, report_to="none")
-    changed = changed_settings(ModelArguments(), DataArguments(dataset="cuhk_pedes"), args)
+    changed = changed_settings(ModelArguments(), TrainingDataArguments(dataset="cuhk_pedes"), args)
     assert {setting["name"] for setting in changed} == {"precision", "dataloader_drop_last"}
 
 
