@@ -16,6 +16,7 @@ from itertools import chain
 import torch
 
 from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
@@ -64,14 +65,15 @@ def make_model(vocabulary: int) -> CFFAModel:
 
 def plain_embeddings(model: CFFAModel, processor, rows) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode everything twice, in order, padded, in one process."""
-    evaluator = RetrievalEvaluator(rows, processor, progress=False)  # tokenises, reads and collates
+    evaluator = RetrievalEvaluator(rows, processor, progress=False)  # tokenises and reads
+    collator = PairCollator(processor.tokenizer.pad_token_id)
     images, texts = [], []
     with evaluation_mode(model):
         for wanted in ("global", "local"):
             parts = []
             for start in range(0, len(evaluator.images), PLAIN_BATCH):
                 stop = min(start + PLAIN_BATCH, len(evaluator.images))
-                batch = evaluator.collator([evaluator.images[index] for index in range(start, stop)])
+                batch = collator([evaluator.images[index] for index in range(start, stop)])
                 features = model.encode_images(normalise_images(batch["pixel_values"]))
                 parts.append(features.pooled if wanted == "global" else features.local)
             images.append(torch.cat(parts))
