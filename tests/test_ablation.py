@@ -68,7 +68,6 @@ def test_the_ablation_runs_goes_on_and_writes_its_page(tmp_path):
         "--output",
         str(tmp_path / "out"),
         "--only",
-        "clip",
         "cffa",
         "--write",
         str(page),
