@@ -299,6 +299,8 @@ def choose_tokens(tokens: Tensor, saliency: Tensor, count: int, mask: Tensor | N
 class FineGrainedRefinement(nn.Module):
     """FLFR: refine the chosen tokens, each of width D, and take the maximum as the local feature of width F."""
 
+    normalise, maximum = staticmethod(F.normalize), staticmethod(torch.amax)  # training in float16 rounds otherwise
+
     def __init__(self, input_dim: int, local_dim: int):
         super().__init__()
         self.linear = nn.Linear(input_dim, local_dim)
@@ -308,21 +310,13 @@ class FineGrainedRefinement(nn.Module):
 
     def forward(self, chosen: ChosenTokens) -> Tensor:
         """Make one local feature of each row, `(B, F)`."""
-        tokens, kept = self.normalise(chosen.tokens), chosen.kept
+        tokens, kept = self.normalise(chosen.tokens, dim=-1), chosen.kept
         if kept is None:
-            return self.maximum(self.refine(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
+            return self.maximum(self.refine(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]), dim=1)
         # Only kept tokens are refined: padding must not enter the statistics of the batch norm.
         refined = self.refine(tokens[kept])  # (kept, F)
         spread = refined.new_full((*kept.shape, refined.shape[-1]), float("-inf"))
-        return self.maximum(spread.masked_scatter(kept[..., None], refined))
-
-    def normalise(self, tokens: Tensor) -> Tensor:
-        """Scale tokens `(B, k, D)` to unit length."""
-        return F.normalize(tokens, dim=-1)
-
-    def maximum(self, refined: Tensor) -> Tensor:
-        """Take the maximum over the tokens of each row, `(B, k, F)` to `(B, F)`."""
-        return refined.amax(dim=1)
+        return self.maximum(spread.masked_scatter(kept[..., None], refined), dim=1)
 
     def refine(self, tokens: Tensor) -> Tensor:
         """Map unit tokens `(n, D)` to `(n, F)`."""
@@ -463,8 +457,7 @@ class CFFAPreTrainedModel(CLIPPreTrainedModel):
             name_or_path: Name on the Hub or folder of a CLIPModel of any size.
             image_size: Height and width of the images in pixels. Square positions are resized once, here.
             stride: Step between patches in pixels; None: the patch size.
-            context_length: Most tokens in a caption; None: as in the checkpoint. Fewer: the first positions are kept;
-                more: they are stretched.
+            context_length: Most tokens in a caption; None: as in the checkpoint. Positions are cut or stretched to it.
             text_attention_dropout: Dropout in the text encoder's attention, in training.
             dtype: Type of the weights.
             **config: More fields of CFFAConfig (`select_ratio`, `local_dim`, `num_identities`, ...).

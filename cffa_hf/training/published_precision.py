@@ -92,14 +92,16 @@ class RoundedAttention(FusedProjectionAttention):
 class RoundedRefinement(FineGrainedRefinement):
     """FLFR whose norms are rounded to float16, and whose maximum among equal values is one of them."""
 
-    def normalise(self, tokens: Tensor) -> Tensor:
-        """Scale tokens `(B, k, D)` to unit length; zeros stay zeros."""
-        length = tokens.pow(2).sum(dim=-1, keepdim=True).sqrt()
+    @staticmethod
+    def normalise(tokens: Tensor, dim: int) -> Tensor:  # type: ignore[override]
+        """Scale tokens to unit length along a dimension; zeros stay zeros."""
+        length = tokens.pow(2).sum(dim=dim, keepdim=True).sqrt()
         return tokens / length.clamp(min=torch.finfo(tokens.dtype).tiny)
 
-    def maximum(self, refined: Tensor) -> Tensor:
-        """Take the maximum over tokens, `(B, k, F)` to `(B, F)`. In float16 many are equal: one of them gets the gradient."""
-        return refined.topk(1, dim=1).values[:, 0]
+    @staticmethod
+    def maximum(refined: Tensor, dim: int) -> Tensor:  # type: ignore[override]
+        """Take the maximum along a dimension. In float16 many are equal: one of them gets the gradient."""
+        return refined.topk(1, dim=dim).values.squeeze(dim)
 
 
 LAYERS = {
