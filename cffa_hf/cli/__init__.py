@@ -1,7 +1,6 @@
 """The command `cffa-hf`."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -36,12 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 after a mistake in the input, 1 if it could not go on for another reason.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(_run, argv)
+
+
+def _run(words: Sequence[str]) -> object:
     parser = CommandParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")
     parser.add_argument("--version", action="version", version=f"cffa-hf {VERSION}")
     if words and words[0] in PROGRAMS:
-        program: Callable[[Sequence[str]], None] = import_module(PROGRAMS[words[0]][0]).main
-        return guarded(lambda: program(words[1:]))
+        return import_module(PROGRAMS[words[0]][0]).main(words[1:])
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text) in PROGRAMS.items():
         subparsers.add_parser(name, help=text)
@@ -52,4 +53,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparsers.add_parser(name, help=text)
     arguments = parser.parse_args(words)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
-    return guarded(lambda: run(arguments))
+    return run(arguments)
