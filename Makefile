@@ -31,7 +31,8 @@ demo: .venv/installed
 		run_train.py --config configs/demo.yaml --dataset_root $(DATA) --output_dir $(OUTPUT) --seed $(SEED) \
 		--overwrite_output_dir true
 	$(BIN)/python run_eval.py $(OUTPUT) --config configs/demo.yaml --dataset_root $(DATA)
-	$(BIN)/cffa-hf search $(OUTPUT) $(DATA)/CUHK-PEDES/imgs "$(SENTENCE)"
+	$(BIN)/cffa-hf index $(DATA)/CUHK-PEDES/imgs $(OUTPUT)/gallery --checkpoint $(OUTPUT)
+	$(BIN)/cffa-hf search $(OUTPUT)/gallery "$(SENTENCE)"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cffa_hf.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
 from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS
-from cffa_hf.training.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
 from tests.tiny import tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -97,3 +97,14 @@ def test_image_features_under_autocast_are_those_of_float32():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = model.get_image_features(pixels)
     assert F.cosine_similarity(found, expected).min() > 0.99
+
+
+def test_the_search_benchmark_stands_beside_exact_search():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    words = [sys.executable, str(REPOSITORY / "benchmarks" / "search.py"), "--sizes", "3000", "--width", "256"]
+    done = subprocess.run([*words, "--queries", "4"], env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    head, _, ours, exact = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[:4]]
+    assert len(head) == len(ours) == len(exact) == 9
+    assert float(ours[6]) > 0.9
+    assert float(ours[8]) == 1  # few rows pass the filter, and are compared exactly

@@ -40,7 +40,7 @@ DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY /
 DOCUMENTS += ["CONTRIBUTING.md", "cffa_hf/person_retrieval/README.md"]
 LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py")
 LINKED += ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
-SHELL, OTHER = {"bash", "sh"}, {"", "html", "json", "python", "yaml"}
+SHELL, OTHER = {"bash", "sh"}, {"", "csv", "html", "json", "python", "yaml"}
 
 TRAIN = "--num_train_epochs 1 --per_device_train_batch_size 16 --use_cpu true --disable_tqdm true --precision float32"
 FROM_CLIP = f"{TRAIN} --image_size 64 32 --dataloader_num_workers 0"
@@ -76,7 +76,7 @@ RUN = {
     ),
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
-    r"cffa-hf search .*": "",
+    r"cffa-hf (index|search) .*": "",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
@@ -370,6 +370,12 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         settings = yaml.safe_load((folder / "configs" / "cuhk_pedes.yaml").read_text()) | yaml.safe_load(block)
         (folder / "lora.yaml").write_text(yaml.safe_dump(settings))
         yield f"python run_train.py --config lora.yaml --output_dir outputs/run {FROM_CLIP}"
+    if name == "docs/search.md":
+        ((_, table),) = blocks_of("csv")
+        head, *values = [line.partition(",")[::2] for line in table.splitlines()]
+        paths = sorted((folder / "photos").glob("*.png"))
+        lines = [f"{path.name},{values[number % len(values)][1]}" for number, path in enumerate(paths)]
+        (folder / "photos.csv").write_text("\n".join([",".join(head), *lines]))
 
 
 @pytest.mark.slow

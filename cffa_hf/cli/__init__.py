@@ -10,7 +10,8 @@ from cffa_hf.version import VERSION
 # Where each subcommand's `add_parser(subparsers)` is, and its line of help. Only the module that is asked for is
 # imported, so that help is printed at once.
 COMMANDS = {
-    "search": ("cffa_hf.cli.search", "rank the images of a folder by a sentence"),
+    "index": ("cffa_hf.cli.index", "embed a folder of images into a gallery, or bring it up to date"),
+    "search": ("cffa_hf.cli.search", "rank a gallery, or a folder of images, by a sentence"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
     "convert": (
         "cffa_hf.cli.convert",
