@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import CLIPProcessor
 
 from cffa_hf.errors import InputError
 from cffa_hf.inference.modes import evaluation_mode
+from cffa_hf.inference.onnx_model import OnnxModel, read_onnx_processor
 from cffa_hf.inputs.images import ImageSource, load_pixels, normalise_images
 from cffa_hf.inputs.processor import encode_captions
 from cffa_hf.precision import resolve_precision
@@ -34,7 +36,7 @@ class Embedder:
         model: Any with `get_image_features` and `get_text_features`, on any device.
         processor: Its processor.
         batch_size: Images encoded at once; captions at once have at most the tokens of as many captions of full length.
-        precision: "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
+        precision: Of an ONNX export its own. "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
             where the device computes in it.
 
     Raises:
@@ -47,8 +49,25 @@ class Embedder:
         self.model, self.processor, self.batch_size = model, processor, batch_size
         types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
         weights = next(iter(types - {torch.float32}), torch.float32)
-        self.precision = resolve_precision(precision, weights, self.device)
+        if isinstance(model, OnnxModel):
+            self.precision = model.check_precision(precision)
+        else:
+            self.precision = resolve_precision(precision, weights, self.device)
         self._autocast = self.precision == "bfloat16" and weights == torch.float32
+
+    @classmethod
+    def from_onnx(cls, folder: str | Path, *, batch_size: int = 64) -> "Embedder":
+        """Open what `cffa-hf export` wrote; its precision is "onnx-float32" or "onnx-int8".
+
+        Args:
+            folder: With both towers, the processor and `onnx.json`.
+            batch_size: As above.
+
+        Raises:
+            InputError: If the folder holds no complete export, or ONNX Runtime is not installed.
+        """
+        model = OnnxModel(folder)
+        return cls(model, read_onnx_processor(model), batch_size=batch_size)
 
     @property
     def device(self) -> torch.device:
