@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="cuhk_pedes", help="default: %(default)s")
     parser.add_argument("--dataset-root", default="demo-data", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--tiny", action="store_true", help="without a checkpoint: a model of a second, to try this script")
+    parser.add_argument(
+        "--tiny", action="store_true", help="without a checkpoint: a model of a second, to try this script"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
@@ -76,7 +78,9 @@ def main() -> None:
                 embed(way, pixels, texts)
     ranks = None
     if arguments.checkpoint:
-        caption_ids = [person for person, captions in zip(rows["person_id"], rows["captions"], strict=True) for _ in captions]
+        caption_ids = [
+            person for person, captions in zip(rows["person_id"], rows["captions"], strict=True) for _ in captions
+        ]
         ids = torch.tensor(caption_ids), torch.tensor(rows["person_id"])
         ranks = [match_ranks(way.captions, way.images, *ids) for way in ways]
     print(f"{len(pixels):,} images of {' x '.join(map(str, pixels.shape[2:]))}, {len(texts):,} captions")
@@ -90,7 +94,9 @@ def random_model(tiny: bool) -> tuple[CFFAModel, object]:
     size = (64, 32) if tiny else (384, 128)
     text = {"vocab_size": len(tokenizer)}
     vision = {"patch_size": 16, "image_size": list(size)}
-    layers = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 128} if tiny else {}
+    layers = (
+        {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 128} if tiny else {}
+    )
     wide = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 3072}
     config = CFFAConfig(text_config={**text, **layers}, vision_config={**vision, **(layers or wide)})
     return CFFAModel(config).eval(), build_processor(tokenizer, size)
@@ -102,7 +108,9 @@ def all_ways(model: CFFAModel, processor, folder: Path) -> list[Way]:
     weights = tuple(sum(value.numel() * 4 for part in tower for value in part.parameters()) for tower in towers)
     ways = [Way("PyTorch float32", Embedder(model, processor, batch_size=BATCH, precision="float32"), weights)]
     if computes_bfloat16("cpu"):
-        ways.append(Way("PyTorch bfloat16", Embedder(model, processor, batch_size=BATCH, precision="bfloat16"), weights))
+        ways.append(
+            Way("PyTorch bfloat16", Embedder(model, processor, batch_size=BATCH, precision="bfloat16"), weights)
+        )
     for name in ("float32", "int8"):
         out = folder / name
         export_onnx(model, processor, out, weights_sha256="0" * 64, int8=name == "int8")

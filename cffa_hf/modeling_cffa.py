@@ -289,8 +289,7 @@ def choose_tokens(tokens: Tensor, saliency: Tensor, count: int, mask: Tensor | N
         count: Most tokens chosen.
         mask: True where a token may be chosen, `(B, N)`, at least one a row; None if all may.
     """
-    if mask is not None:
-        saliency = saliency.masked_fill(~mask, -1.0)
+    saliency = saliency if mask is None else saliency.masked_fill(~mask, -1.0)
     positions = saliency.topk(torch.sym_min(count, saliency.shape[1]), dim=1).indices  # (B, k)
     chosen = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
     return ChosenTokens(chosen, positions, None if mask is None else mask.gather(1, positions))
@@ -500,9 +499,8 @@ def load_clip_weights(model: "CFFAModel", weights: dict[str, Tensor]) -> None:
     side = round((len(weights[square]) - 1) ** 0.5)
     weights[square] = resize_positions(weights[square], (side, side), config.grid_size)
     text = "text_model.embeddings.position_embedding.weight"
-    if config.context_length > len(weights[text]):
-        weights[text] = resize_positions(weights[text], (len(weights[text]), 1), (config.context_length, 1))
-    weights[text] = weights[text][: config.context_length]  # in a shorter context the words keep their positions
+    old, new = len(weights[text]), config.context_length  # in a shorter context the words keep their positions
+    weights[text] = weights[text][:new] if new <= old else resize_positions(weights[text], (old, 1), (new, 1))
     fresh, unexpected = model.load_state_dict(weights, strict=False)
     lost = [name for name in fresh if not name.startswith(("image_refinement.", "text_refinement."))]
     if lost or unexpected:
@@ -621,6 +619,8 @@ class CFFAModel(CFFAPreTrainedModel):
         if image_embeds is not None and text_embeds is not None:
             similarity = text_embeds @ image_embeds.T
         output = CFFAOutput(image_embeds, text_embeds, similarity, image_global, image_local, text_global, text_local)
+        if similarity is None:
+            output["pooler_output"] = output[0]  # what pipelines call the one embedding
         return output if return_dict is not False else output.to_tuple()
 
 

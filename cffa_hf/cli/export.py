@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
         weights_sha256=checkpoint.weights_sha256,
         int8=arguments.int8,
     )
-    sizes = ", ".join(f"{name} {(arguments.out / name).stat().st_size / 1e6:.1f} MB" for name in (IMAGE_TOWER, TEXT_TOWER))
+    sizes = ", ".join(
+        f"{name} {(arguments.out / name).stat().st_size / 1e6:.1f} MB" for name in (IMAGE_TOWER, TEXT_TOWER)
+    )
     print(f"wrote {arguments.out}: {sizes}, opset 18, {export.record.precision}, vectors of {export.record.width}")
     print(f"in float32 no number differs from PyTorch by more than {export.difference:.1e}")
     if arguments.int8:

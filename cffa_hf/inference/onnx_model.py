@@ -73,7 +73,11 @@ class OnnxModel(nn.Module):
         self.image_tower, self.text_tower = (OnnxTower(self.folder / name) for name in (IMAGE_TOWER, TEXT_TOWER))
         images, captions = self.image_tower, self.text_tower
         config, width, size = self.config, record.width, record.image_size
-        same = (config.embedding_dim, [*config.image_size], config.context_length) == (width, size, record.context_length)
+        same = (config.embedding_dim, [*config.image_size], config.context_length) == (
+            width,
+            size,
+            record.context_length,
+        )
         if (
             not same
             or (images.input, images.input_shape[1:], images.output_shape[1:]) != ("pixel_values", [3, *size], [width])
@@ -133,7 +137,9 @@ def read_onnx_processor(model: OnnxModel) -> CLIPProcessor:
         size = [images.size["height"], images.size["width"]]
         processor = CLIPProcessor(image_processor=images, tokenizer=tokenizer)
     except Exception as error:  # whatever a damaged file may raise in the library
-        raise InputError(f"{folder} has a damaged processor ({one_line(error, 200)}); export the model again.") from error
+        raise InputError(
+            f"{folder} has a damaged processor ({one_line(error, 200)}); export the model again."
+        ) from error
     if size != record.image_size or tokenizer.model_max_length != record.context_length:
         raise InputError(f"{folder} has the processor of another model; export the model again.")
     return processor
