@@ -77,6 +77,8 @@ RUN = {
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf search .*": "",
+    r"cffa-hf export .*": "",
+    r"python benchmarks/exports\.py": "--tiny --rounds 1",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
@@ -370,6 +372,8 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         settings = yaml.safe_load((folder / "configs" / "cuhk_pedes.yaml").read_text()) | yaml.safe_load(block)
         (folder / "lora.yaml").write_text(yaml.safe_dump(settings))
         yield f"python run_train.py --config lora.yaml --output_dir outputs/run {FROM_CLIP}"
+    if name == "docs/export.md":
+        yield "python push_to_hub.py outputs/demo --repo-id me/model --dry-run published"
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ class Embedder:
         model: Any with `get_image_features` and `get_text_features`, on any device.
         processor: Its processor.
         batch_size: Images encoded at once; captions at once have at most the tokens of as many captions of full length.
-        precision: Of an ONNX export its own. "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
-            where the device computes in it.
+        precision: "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
+            where the device computes in it; an ONNX export has its own.
 
     Raises:
         InputError: If the batch size is below 1, there is no such precision, or the model does not go with it.

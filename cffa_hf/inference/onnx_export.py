@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from transformers import CLIPProcessor
 
 from cffa_hf.errors import InputError, RunStopped, one_line
 from cffa_hf.files import file_digest, new_folder, write_text
-from cffa_hf.inference.onnx_format import CONFIG, FORMAT, IMAGE_TOWER, RECORD, TEXT_TOWER, OnnxRecord
+from cffa_hf.inference.onnx_format import CONFIG, IMAGE_TOWER, RECORD, TEXT_TOWER, OnnxRecord
 from cffa_hf.inference.onnx_model import OnnxTower
 from cffa_hf.modeling_cffa import CFFAModel, ChosenTokens, FineGrainedRefinement
 
@@ -62,10 +62,9 @@ class PaddedRefinement(FineGrainedRefinement):
 
     def forward(self, chosen: ChosenTokens) -> Tensor:
         """Make one local feature of each row, `(batch, F)`."""
-        tokens = self.normalise(chosen.tokens, dim=-1)
+        tokens, kept = self.normalise(chosen.tokens, dim=-1), cast(Tensor, chosen.kept)
         refined = self.refine(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        padding = ~chosen.kept[..., None]  # type: ignore[operator]  # captions always say which are real
-        return self.maximum(refined.masked_fill(padding, float("-inf")), dim=1)
+        return self.maximum(refined.masked_fill(~kept[..., None], float("-inf")), dim=1)
 
 
 class TextTower(CFFAModel):
@@ -80,7 +79,7 @@ class TextTower(CFFAModel):
 
     def trim_captions(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Find the pooled tokens, and trim nothing: the length of the longest caption is a value."""
-        is_end = input_ids == self.config.text_config.eos_token_id  # type: ignore[attr-defined]
+        is_end = input_ids == self.config.text_config.eos_token_id
         end = torch.where(is_end.any(dim=1), is_end.int().argmax(dim=1), input_ids.shape[1] - 1)
         return input_ids, end
 
@@ -140,7 +139,7 @@ def export_onnx(
                     "nothing was written; export it without --int8."
                 )
         record = OnnxRecord(
-            format=FORMAT,
+            format=1,
             precision="onnx-int8" if int8 else "onnx-float32",
             width=config.embedding_dim,
             image_size=list(config.image_size),

@@ -13,9 +13,9 @@ from sentence_transformers.base.modules import Transformer
 class CFFASentences(Transformer):
     """Captions and images as unit vectors whose dot product is the score."""
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    def preprocess(self, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Clean and tokenise captions, or prepare images; a path or address of an image is an image."""
-        return super().preprocess([self.cleaned(item) for item in inputs], prompt, **kwargs)
+        return super().preprocess([self.cleaned(item) for item in inputs], *args, **kwargs)
 
     def cleaned(self, item: Any) -> Any:
         """Repair, collapse and lower-case a text, and spell control tokens out; anything else stays as it is."""
@@ -25,8 +25,9 @@ class CFFASentences(Transformer):
             text = item
         else:
             return item
+        tokenizer: Any = self.tokenizer
         text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
-        control = "|".join(re.escape(token) for token in (self.tokenizer.bos_token, self.tokenizer.eos_token))
+        control = "|".join(re.escape(token) for token in (tokenizer.bos_token, tokenizer.eos_token))
         return {"text": re.sub(control, lambda token: " ".join(re.findall(r"\w+|[^\w\s]+", token.group())), text)}
 
     def get_embedding_dimension(self) -> int:

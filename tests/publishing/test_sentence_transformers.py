@@ -28,7 +28,8 @@ PICTURES = [Image.linear_gradient("L"), Image.linear_gradient("L").rotate(90), I
 PICTURES = [image.resize((40, 90)).convert("RGB") for image in PICTURES]
 # A fresh process that cannot import this package: all libraries are imported once for both models.
 LOAD = """
-import json, sys, torch, warnings
+import json, re, sys, torch, warnings
+from pathlib import Path
 import numpy as np
 from PIL import Image
 from sentence_transformers import SentenceTransformer, util
@@ -52,7 +53,11 @@ for folder in folders:
     model.save(again)
     seen = pipeline("image-feature-extraction", model=folder, trust_remote_code=True, device="cpu")
     read = pipeline("feature-extraction", model=folder, trust_remote_code=True, device="cpu")
+    card = re.findall(r"```python\\n(.*?)```", Path(folder, "README.md").read_text(), re.S)[1]
+    names = {"captions": texts, "images": images}
+    exec(card.replace("owner/model", folder), names)
     found.append({
+        "card": names["scores"],
         "widths": (model.get_embedding_dimension(), old_name),
         "function": model.similarity_fn_name,
         "texts": torch.tensor(model.encode(texts)),
@@ -130,6 +135,7 @@ def test_sentence_transformers_gives_our_vectors(found, ours, kind):
         close(found[name], wanted)
     close(found["path"], images[0])  # the path of an image is an image
     close(found["scores"], texts @ images.T)
+    close(found["card"], texts @ images.T)
     assert found["best"] == (texts[0] @ images.T).sort(descending=True).indices.tolist()
 
 
