@@ -39,6 +39,10 @@ class Embedder:
         precision: "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
             where the device computes in it; an ONNX export has its own.
 
+    Attributes:
+        checkpoint: Folder or name on the Hub of the model, where it was opened by name.
+        weights_sha256: Digest of its weights, if so.
+
     Raises:
         InputError: If the batch size is below 1, there is no such precision, or the model does not go with it.
     """
@@ -54,6 +58,8 @@ class Embedder:
         else:
             self.precision = resolve_precision(precision, weights, self.device)
         self._autocast = self.precision == "bfloat16" and weights == torch.float32
+        self.checkpoint: str | None = None
+        self.weights_sha256: str | None = None
 
     @classmethod
     def from_onnx(cls, folder: str | Path, *, batch_size: int = 64) -> "Embedder":
@@ -67,7 +73,23 @@ class Embedder:
             InputError: If the folder holds no complete export, or ONNX Runtime is not installed.
         """
         model = OnnxModel(folder)
-        return cls(model, read_onnx_processor(model), batch_size=batch_size)
+        embedder = cls(model, read_onnx_processor(model), batch_size=batch_size)
+        embedder.weights_sha256 = model.record.weights_sha256
+        return embedder
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, *, batch_size: int = 64, precision: str = "auto") -> "Embedder":
+        """Make the embedder of a checkpoint, which knows what it is called.
+
+        Args:
+            checkpoint: What `open_checkpoint` returned.
+            batch_size: As of the class.
+            precision: As of the class.
+        """
+        embedder = cls(checkpoint.model, checkpoint.processor, batch_size=batch_size, precision=precision)
+        embedder.checkpoint = checkpoint.name if checkpoint.commit else str(checkpoint.folder.resolve())
+        embedder.weights_sha256 = checkpoint.weights_sha256
+        return embedder
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
 """An ONNX export embeds as its model does, whatever the batch and the lengths; a damaged folder is refused in a sentence."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ from cffa_hf.errors import InputError, RunStopped
 from cffa_hf.files import file_digest
 from cffa_hf.inference import export_onnx, onnx_export
 from cffa_hf.inference.onnx_format import IMAGE_TOWER, RECORD, TEXT_TOWER, OnnxRecord
+from cffa_hf.search import Gallery
 from tests.tiny import person_rows, tiny_model, tiny_processor
 
 ROWS = person_rows(3)
@@ -65,12 +67,24 @@ def test_the_export_embeds_as_the_model(model, exported):
     embedder = Embedder.from_onnx(exported, batch_size=4)
     assert embedder.precision == "onnx-float32"
     assert embedder.width == model.config.embedding_dim
-    assert embedder.model.record.weights_sha256 == DIGEST
+    assert embedder.weights_sha256 == DIGEST
     check_equal(embedder, Embedder(model, PROCESSOR, precision="float32"))
     assert embedder.captions([]).shape == embedder.images([]).shape == (0, embedder.width)
     batches = list(embedder.image_batches([*ROWS["image"][:5], b"no image"]))
     assert [indices for indices, _, _ in batches] == [[0, 1, 2, 3], [4]]
     assert [number for _, _, failures in batches for number, _ in failures] == [5]
+
+
+def test_a_gallery_takes_it_and_another_precision_is_refused(model, exported, tmp_path):
+    (tmp_path / "people").mkdir()
+    for row in ROWS:
+        (tmp_path / "people" / row["file_path"]).write_bytes(row["image"]["bytes"])
+    embedder = Embedder.from_onnx(exported)
+    gallery = Gallery.from_folder(embedder, tmp_path / "people", tmp_path / "gallery", progress=False)
+    with contextlib.closing(gallery):
+        assert len(gallery.search("red shirt", 3)) == 3
+    with pytest.raises(InputError, match="onnx-float32"):
+        Gallery.open(tmp_path / "gallery", Embedder(model, PROCESSOR, precision="float32"))
 
 
 def test_the_folder_holds_all_that_is_needed_and_nothing_of_where_it_was_made(exported):
