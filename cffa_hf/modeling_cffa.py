@@ -165,7 +165,7 @@ class CFFAVisionEmbeddings(CLIPVisionEmbeddings):
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # (B, P, width)
-        tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_embedding.expand(patches.shape[0], 1, -1), patches], dim=1)
         return tokens + self.position_embedding(self.position_ids)
 
 
@@ -192,7 +192,7 @@ class PooledAttentionLayer(CLIPEncoderLayer):
         """Compute the attention row of the pooled token, `(B, N)`, float32, each row summing to 1."""
         attention = self.self_attn
         normalised = self.layer_norm1(hidden_states)
-        rows = torch.arange(len(pooled), device=pooled.device)
+        rows = torch.arange(pooled.shape[0], device=pooled.device)
         query = attention.q_proj(normalised[rows, pooled]).unflatten(-1, (attention.num_heads, -1))  # (B, heads, d)
         keys = attention.k_proj(normalised).unflatten(-1, (attention.num_heads, -1))  # (B, N, heads, d)
         scores = torch.einsum("bhd,bnhd->bhn", query, keys).float() * attention.scale
@@ -247,7 +247,7 @@ class CFFAVisionEncoder(nn.Module):
         hidden = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers[:-1]:
             hidden = layer(hidden, None)
-        pooled = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+        pooled = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
         hidden, saliency = self.encoder.layers[-1](hidden, None, pooled)
         return self.post_layernorm(hidden), saliency
 
@@ -289,9 +289,8 @@ def choose_tokens(tokens: Tensor, saliency: Tensor, count: int, mask: Tensor | N
         count: Most tokens chosen.
         mask: True where a token may be chosen, `(B, N)`, at least one a row; None if all may.
     """
-    if mask is not None:
-        saliency = saliency.masked_fill(~mask, -1.0)
-    positions = saliency.topk(min(count, saliency.shape[1]), dim=1).indices  # (B, k)
+    saliency = saliency if mask is None else saliency.masked_fill(~mask, -1.0)
+    positions = saliency.topk(torch.sym_min(count, saliency.shape[1]), dim=1).indices  # (B, k)
     chosen = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
     return ChosenTokens(chosen, positions, None if mask is None else mask.gather(1, positions))
 
@@ -500,9 +499,8 @@ def load_clip_weights(model: "CFFAModel", weights: dict[str, Tensor]) -> None:
     side = round((len(weights[square]) - 1) ** 0.5)
     weights[square] = resize_positions(weights[square], (side, side), config.grid_size)
     text = "text_model.embeddings.position_embedding.weight"
-    if config.context_length > len(weights[text]):
-        weights[text] = resize_positions(weights[text], (len(weights[text]), 1), (config.context_length, 1))
-    weights[text] = weights[text][: config.context_length]  # in a shorter context the words keep their positions
+    old, new = len(weights[text]), config.context_length  # in a shorter context the words keep their positions
+    weights[text] = weights[text][:new] if new <= old else resize_positions(weights[text], (old, 1), (new, 1))
     fresh, unexpected = model.load_state_dict(weights, strict=False)
     lost = [name for name in fresh if not name.startswith(("image_refinement.", "text_refinement."))]
     if lost or unexpected:
@@ -573,7 +571,7 @@ class CFFAModel(CFFAPreTrainedModel):
         hidden, saliency = self.text_model(input_ids, end)
         tokens = self.text_projection(hidden)  # (B, longest, D)
         positions = torch.arange(tokens.shape[1], device=end.device)
-        rows = torch.arange(len(tokens), device=end.device)
+        rows = torch.arange(tokens.shape[0], device=end.device)
         encoding = Encoding(tokens[rows, end], tokens, saliency, positions <= end[:, None])
         if self.text_refinement is not None:
             words = (positions > 0) & (positions < end[:, None])
@@ -621,6 +619,8 @@ class CFFAModel(CFFAPreTrainedModel):
         if image_embeds is not None and text_embeds is not None:
             similarity = text_embeds @ image_embeds.T
         output = CFFAOutput(image_embeds, text_embeds, similarity, image_global, image_local, text_global, text_local)
+        if similarity is None:
+            output["pooler_output"] = output[0]  # what pipelines call the one embedding
         return output if return_dict is not False else output.to_tuple()
 
 

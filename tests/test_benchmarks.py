@@ -1,4 +1,4 @@
-"""The benchmark of the training step finds equal losses and prints ratios; the fast layers equal the stock ones."""
+"""The training step's benchmark finds equal losses, that of the exports equal ranks; the fast layers equal the stock ones."""
 
 import math
 import os
@@ -12,15 +12,20 @@ import torch
 import torch.nn.functional as F
 
 from cffa_hf.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
+from cffa_hf.demo import write_demo_dataset
 from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS
-from tests.tiny import tiny_model
+from tests.tiny import person_rows, tiny_model, tiny_processor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def run_benchmark(*arguments):
+    return run_script("training.py", "--tiny", *arguments)
+
+
+def run_script(name, *arguments):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "training.py"), "--tiny", *arguments]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / name), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -47,6 +52,25 @@ def test_one_precision_can_be_measured_alone():
     assert not done.returncode, done.stderr
     assert "| bf16 | ours |" in done.stdout
     assert "| float32 |" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_exports_are_compared_with_pytorch_on_the_same_queries(tmp_path):
+    write_demo_dataset(tmp_path / "data", identities=(2, 1, 3), images_per_identity=2, seed=4, workers=0)
+    tiny_model(text={"num_hidden_layers": 1}, vision={"num_hidden_layers": 1}).base_model.save_pretrained(
+        tmp_path / "model"
+    )
+    tiny_processor(person_rows(3)).save_pretrained(tmp_path / "model")
+    words = [tmp_path / "model", "--dataset-root", tmp_path / "data", "--rounds", "1"]
+    done = run_script("exports.py", *words)
+    assert not done.returncode, done.stderr
+    header, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    table = {row[0]: dict(zip(header, row, strict=False)) for row in rows}
+    assert {"PyTorch float32", "ONNX float32", "ONNX int8"} <= set(table)
+    assert table["ONNX float32"]["Rank-1 (95%)"] == table["PyTorch float32"]["Rank-1 (95%)"]
+    assert float(table["ONNX float32"]["lowest cosine"]) == 1
+    assert float(table["ONNX int8"]["mean cosine"]) > 0.95
+    assert float(table["ONNX int8"]["image tower MB"]) < float(table["ONNX float32"]["image tower MB"])
 
 
 @pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")

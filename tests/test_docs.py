@@ -77,6 +77,8 @@ RUN = {
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf (index|search) .*": "",
+    r"cffa-hf export .*": "",
+    r"python benchmarks/exports\.py": "--tiny --rounds 1",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
@@ -376,6 +378,8 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         paths = sorted((folder / "photos").glob("*.png"))
         lines = [f"{path.name},{values[number % len(values)][1]}" for number, path in enumerate(paths)]
         (folder / "photos.csv").write_text("\n".join([",".join(head), *lines]))
+    if name == "docs/export.md":
+        yield "python push_to_hub.py outputs/demo --repo-id me/model --dry-run published"
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ COMMANDS = {
         "cffa_hf.cli.convert",
         "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package",
     ),
+    "export": ("cffa_hf.cli.export", "write a model as two ONNX graphs, checked against PyTorch"),
     "push-dataset": ("cffa_hf.cli.push_dataset", "publish a dataset on the Hub"),
 }
 # The same programs as the scripts run_train.py, run_eval.py and push_to_hub.py; each reads its own words with `main(words)`.

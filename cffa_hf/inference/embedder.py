@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import CLIPProcessor
 
 from cffa_hf.errors import InputError
 from cffa_hf.inference.modes import evaluation_mode
+from cffa_hf.inference.onnx_model import OnnxModel, read_onnx_processor
 from cffa_hf.inputs.images import ImageSource, load_pixels, normalise_images
 from cffa_hf.inputs.processor import encode_captions
 from cffa_hf.precision import resolve_precision
@@ -35,7 +37,7 @@ class Embedder:
         processor: Its processor.
         batch_size: Images encoded at once; captions at once have at most the tokens of as many captions of full length.
         precision: "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
-            where the device computes in it.
+            where the device computes in it; an ONNX export has its own.
 
     Attributes:
         checkpoint: Folder or name on the Hub of the model, where it was opened by name.
@@ -51,11 +53,29 @@ class Embedder:
         self.model, self.processor, self.batch_size = model, processor, batch_size
         types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
         weights = next(iter(types - {torch.float32}), torch.float32)
-        self.precision = resolve_precision(precision, weights, self.device)
+        if isinstance(model, OnnxModel):
+            self.precision = model.check_precision(precision)
+        else:
+            self.precision = resolve_precision(precision, weights, self.device)
         self._autocast = self.precision == "bfloat16" and weights == torch.float32
-
         self.checkpoint: str | None = None
         self.weights_sha256: str | None = None
+
+    @classmethod
+    def from_onnx(cls, folder: str | Path, *, batch_size: int = 64) -> "Embedder":
+        """Open what `cffa-hf export` wrote; its precision is "onnx-float32" or "onnx-int8".
+
+        Args:
+            folder: With both towers, the processor and `onnx.json`.
+            batch_size: As above.
+
+        Raises:
+            InputError: If the folder holds no complete export, or ONNX Runtime is not installed.
+        """
+        model = OnnxModel(folder)
+        embedder = cls(model, read_onnx_processor(model), batch_size=batch_size)
+        embedder.weights_sha256 = model.record.weights_sha256
+        return embedder
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Any, *, batch_size: int = 64, precision: str = "auto") -> "Embedder":

@@ -1,5 +1,6 @@
 """Publishing a model, or a Space of this package, on the Hub: one folder that becomes one commit."""
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError
+from cffa_hf.files import write_text
 from cffa_hf.names import RESULTS, RUN_RECORD, SEEN_RECORD, STATE_FILE, TRAINING_PICTURE
 from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_only_rendered_people
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
@@ -26,6 +28,20 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 MODELLING_CODE = PACKAGE / "modeling_cffa.py"
+SENTENCE_CODE = PACKAGE / "publishing" / "sentence_cffa.py"
+# What `SentenceTransformer(folder)` reads: one module, which calls these two methods of the model.
+SENTENCE_SETTINGS: dict[str, Any] = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_cffa.CFFASentences"}],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": None},
+            "image": {"method": "get_image_features", "method_output_name": None},
+        },
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "dot"},
+}
 PICTURES = ("*ranking.png", "*cmc.png")
 MODEL_FILES = (
     "*.safetensors",
@@ -197,8 +213,10 @@ def write_model_folder(
         processor.tokenizer.init_kwargs.pop(where, None)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    for path in (MODELLING_CODE, *map(Path, get_relative_import_files(MODELLING_CODE))):
+    for path in (MODELLING_CODE, *map(Path, get_relative_import_files(MODELLING_CODE)), SENTENCE_CODE):
         shutil.copyfile(path, out / path.name)
+    for name, settings in SENTENCE_SETTINGS.items():
+        write_text(out / name, json.dumps(settings, indent=2) + "\n")
     copy_records(source, out, private=private, with_pictures=with_pictures)
     local = source / "README.md"
     if readme is None and local.is_file():

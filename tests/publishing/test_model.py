@@ -38,6 +38,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = {
     *("README.md", "config.json", "configuration_cffa.py", "modeling_cffa.py", "model.safetensors"),
     *("processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "sentence_cffa.py"),
 }
 # A fresh process that cannot import this package runs the code of each card.
 EMBED = """
