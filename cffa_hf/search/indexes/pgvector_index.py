@@ -58,7 +58,9 @@ class PgvectorIndex:
     ):
         sql = import_psycopg().sql
         if not address.name:
-            raise InputError(f"{address.public}: the address lacks the gallery's name, as in postgresql://host/db#lobby.")
+            raise InputError(
+                f"{address.public}: the address lacks the gallery's name, as in postgresql://host/db#lobby."
+            )
         if not 0 < width <= MOST_DIMENSIONS:
             raise InputError(f"pgvector takes vectors of 1 to {MOST_DIMENSIONS:,} dimensions, not {width:,}.")
         self.address, self.width, self.exact_rows, self.batch_size = address, width, exact_rows, batch_size
@@ -123,7 +125,9 @@ class PgvectorIndex:
     def remove(self, ids: np.ndarray) -> None:
         """Make vectors unfindable; ids that are not there are passed over."""
         with self._connections.transaction(writes=True) as cursor:
-            cursor.execute(self._sql("DELETE FROM {table} WHERE id = ANY(%s::bigint[])"), ([int(each) for each in ids],))
+            cursor.execute(
+                self._sql("DELETE FROM {table} WHERE id = ANY(%s::bigint[])"), ([int(each) for each in ids],)
+            )
 
     def search(
         self, queries: np.ndarray, k: int, conditions: Sequence[Condition] = ()
@@ -182,9 +186,7 @@ class PgvectorIndex:
                         "fingerprint text NOT NULL)"
                     )
                 )
-            cursor.execute(
-                self._sql("SELECT width, fingerprint FROM {register} WHERE name = %s"), (self.address.name,)
-            )
+            cursor.execute(self._sql("SELECT width, fingerprint FROM {register} WHERE name = %s"), (self.address.name,))
             known = cursor.fetchone()
             if known is None:
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"{REGISTER}/{self.address.name}",))
@@ -210,7 +212,9 @@ class PgvectorIndex:
 
         with self._connections.transaction(writes=True) as cursor:
             cursor.execute(
-                self._sql("CREATE TEMPORARY TABLE incoming (id bigint, embedding {halfvec}, metadata jsonb) ON COMMIT DROP")
+                self._sql(
+                    "CREATE TEMPORARY TABLE incoming (id bigint, embedding {halfvec}, metadata jsonb) ON COMMIT DROP"
+                )
             )
             with cursor.copy("COPY incoming FROM STDIN WITH (FORMAT BINARY)") as copy:
                 copy.set_types(["int8", "halfvec", "jsonb"])
@@ -263,9 +267,7 @@ class PgvectorIndex:
 
     def _exact(self, cursor: Any, vector: Any, k: int, where: Any, values: list[Any]) -> list[tuple[int, float]]:
         # The cast keeps the query in float32 and the HNSW index out.
-        text = (
-            "SELECT id, -(embedding::vector <#> %s::vector) AS score FROM {table}{where} ORDER BY score DESC, id LIMIT %s"
-        )
+        text = "SELECT id, -(embedding::vector <#> %s::vector) AS score FROM {table}{where} ORDER BY score DESC, id LIMIT %s"
         cursor.execute(self._sql(text, where=where), (vector, *values, k))
         return list(cursor.fetchall())
 

@@ -104,6 +104,7 @@ def explain(error: Exception, address: ServerAddress, seconds: float) -> Excepti
         address: For the sentence; its password is hidden.
         seconds: That a statement might take.
     """
+    psycopg = import_psycopg()
     state, reason = getattr(error, "sqlstate", None) or "", address.hide(one_line(error, 200))
     where = address.public
     if state in ("28P01", "28000") or "password" in reason.lower():
@@ -126,7 +127,7 @@ def explain(error: Exception, address: ServerAddress, seconds: float) -> Excepti
         return InputError(f"{where}: the user may not do this ({reason}); ask the owner of the database to grant it.")
     if state == "42P01":
         return InputError(f"{where}: the table of this gallery is gone ({reason}); embed the images again.")
-    if state.startswith("22"):
+    if isinstance(error, psycopg.DataError):
         return InputError(f"{where}: PostgreSQL cannot store or compare this ({reason}).")
     if not state or state[:2] in ("08", "57", "53"):
         return RunStopped(

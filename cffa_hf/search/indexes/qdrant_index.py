@@ -54,6 +54,7 @@ class QdrantIndex:
     ):
         self._client, self._models, self._failures = _connect(address, timeout)
         self.address, self.width, self.exact_rows, self.batch_size = address, width, exact_rows, batch_size
+        self._serves = address.full.startswith(("http://", "https://"))
         self._indexed: set[str] = set()
         try:
             with self._explained():
@@ -133,8 +134,9 @@ class QdrantIndex:
         self._client.close()
 
     def _ranked(self, query: np.ndarray, k: int, chosen: Any, count: int) -> list[tuple[int, float]]:
-        exact = count <= self.exact_rows
-        parameters = self._models.SearchParams(exact=exact, hnsw_ef=SEARCH_WIDTH)
+        exact = count <= self.exact_rows or not self._serves
+        # A local collection always compares all.
+        parameters = self._models.SearchParams(exact=exact, hnsw_ef=SEARCH_WIDTH) if self._serves else None
         limit = min(max(CANDIDATES, 4 * k), count)
         while limit:
             points = self._client.query_points(
@@ -202,7 +204,7 @@ class QdrantIndex:
 
     def _index_columns(self, metadata: Sequence[Mapping[str, Any]]) -> None:
         """Let the server index new columns; a local collection needs no such index."""
-        if not self.address.full.startswith("http"):
+        if not self._serves:
             return
         schemas = self._models.PayloadSchemaType
         for row in metadata:
@@ -241,7 +243,9 @@ def _connect(address: ServerAddress, timeout: int) -> tuple[Any, Any, tuple[type
             "A gallery on Qdrant needs its client; install it with pip install 'cffa_hf[qdrant]'."
         ) from error
     if not address.name:
-        raise InputError(f"{address.public}: the address lacks the gallery's name, as in qdrant:http://host:6333#lobby.")
+        raise InputError(
+            f"{address.public}: the address lacks the gallery's name, as in qdrant:http://host:6333#lobby."
+        )
     if address.full.startswith(("http://", "https://")):
         key = os.environ.get("QDRANT_API_KEY")
         client = QdrantClient(url=address.full, api_key=key, timeout=timeout, check_compatibility=False)
