@@ -77,7 +77,9 @@ def make_queries(rng: np.random.Generator, vectors: np.ndarray, count: int) -> n
     return 0.5 * chosen + np.sqrt(0.75).astype(np.float32) * noise
 
 
-def measure(index: PgvectorIndex, queries: np.ndarray, conditions: tuple[Condition, ...]) -> tuple[list[float], np.ndarray]:
+def measure(
+    index: PgvectorIndex, queries: np.ndarray, conditions: tuple[Condition, ...]
+) -> tuple[list[float], np.ndarray]:
     index.search(queries[:1], K, conditions)
     results = [timed(lambda query=query: index.search(query[None], K, conditions)[1][0]) for query in queries]
     return [seconds for seconds, _ in results], np.stack([ids for _, ids in results])

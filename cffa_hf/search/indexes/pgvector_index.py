@@ -56,7 +56,8 @@ class PgvectorIndex:
         timeout: float = 30.0,
         connect_timeout: int = 10,
     ):
-        sql = import_psycopg().sql
+        psycopg, _ = import_psycopg()
+        sql = psycopg.sql
         if not address.name:
             raise InputError(
                 f"{address.public}: the address lacks the gallery's name, as in postgresql://host/db#lobby."
@@ -274,7 +275,8 @@ class PgvectorIndex:
     def _approximate(self, cursor: Any, vector: Any, k: int, where: Any, values: list[Any]) -> list[tuple[int, float]]:
         count = min(max(FEWEST_CANDIDATES, 4 * k), MOST_CANDIDATES)
         cursor.execute(
-            "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)",
+            "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true), "
+            "set_config('enable_seqscan', 'off', true)",
             (str(count),),
         )
         text = (

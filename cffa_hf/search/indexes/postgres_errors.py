@@ -11,20 +11,20 @@ from cffa_hf.search.indexes.addresses import ServerAddress
 WRITING = 20  # writes may take this many times the time of a search: they wait for an index that is being built
 
 
-def import_psycopg() -> Any:
-    """Import psycopg with pgvector's types.
+def import_psycopg() -> tuple[Any, Any]:
+    """Import psycopg, and what teaches a connection pgvector's types.
 
     Raises:
         InputError: If they are not installed.
     """
     try:
-        import pgvector.psycopg
         import psycopg
+        from pgvector.psycopg import register_vector
     except ImportError as error:
         raise InputError(
             "A gallery on PostgreSQL needs psycopg and pgvector; install them with pip install 'cffa_hf[pgvector]'."
         ) from error
-    return psycopg
+    return psycopg, register_vector
 
 
 class Connections:
@@ -52,7 +52,7 @@ class Connections:
             InputError: If the user can mend it.
             RunStopped: If the server is down, slow or full.
         """
-        psycopg = import_psycopg()
+        psycopg, _ = import_psycopg()
         connection = None
         try:
             connection = self._take(vectors)
@@ -73,9 +73,7 @@ class Connections:
                 self._idle.get_nowait().close()
 
     def _take(self, vectors: bool) -> Any:
-        import psycopg
-        from pgvector.psycopg import register_vector
-
+        psycopg, register_vector = import_psycopg()
         with suppress(queue.Empty):
             while True:
                 connection = self._idle.get_nowait()
@@ -104,7 +102,7 @@ def explain(error: Exception, address: ServerAddress, seconds: float) -> Excepti
         address: For the sentence; its password is hidden.
         seconds: That a statement might take.
     """
-    psycopg = import_psycopg()
+    psycopg, _ = import_psycopg()
     state, reason = getattr(error, "sqlstate", None) or "", address.hide(one_line(error, 200))
     where = address.public
     if state in ("28P01", "28000") or "password" in reason.lower():
