@@ -5,7 +5,7 @@ import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -117,7 +117,8 @@ def _send_to_server(gallery: Gallery, index: str) -> IndexRecord:
         raise InputError(f"{gallery.folder}: the server of this gallery is not connected; open the gallery again.")
     ids = np.array(sorted(number for number, _ in gallery.items.files().values()), dtype=np.int64)
     synchronise(gallery.index, gallery.items, ids)
-    return IndexRecord(kind=gallery.index.kind, address=recorded_address(gallery.index), fingerprint=fingerprint)
+    kind: Literal["pgvector", "qdrant"] = "pgvector" if isinstance(gallery.index, PgvectorIndex) else "qdrant"
+    return IndexRecord(kind=kind, address=recorded_address(gallery.index), fingerprint=fingerprint)
 
 
 def save_gallery(gallery: Gallery, folder: Path) -> None:
