@@ -2,7 +2,6 @@
 
 import pytest
 
-from cffa_hf.cli import main
 from cffa_hf.errors import InputError, RunStopped
 from cffa_hf.inference import Embedder
 from cffa_hf.inputs.images import read_image
@@ -106,9 +105,3 @@ def test_two_galleries_do_not_share_a_name(server, embedder, people, tmp_path):
     # What was embedded is kept.
     with pytest.warns(UserWarning, match="interrupted at 6 images"):
         assert len(Gallery.open(tmp_path / "three", embedder)) == 6
-
-
-def test_the_command_refuses_what_is_no_index(capsys):
-    with pytest.raises(SystemExit):
-        main(["index", "--help"])
-    assert "postgresql://user@host/database" in capsys.readouterr().out
