@@ -6,7 +6,7 @@ from pathlib import Path
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.precision import PRECISIONS
+from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import HEADER, read_header
 
@@ -31,7 +31,9 @@ def add_parser(subparsers) -> None:
         help="exact, faiss, or the address of a server such as postgresql://user@host/database; default: the server that "
         "the gallery has, else faiss past 20,000 images",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: bfloat16 where the device computes in it")
+    parser.add_argument(
+        "--precision", choices=INFERENCE_PRECISIONS, help="default: bfloat16 where the device computes in it"
+    )
     parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
     parser.set_defaults(run=run)
 

@@ -5,7 +5,7 @@ import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
 from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import (
     FORMAT,
     HEADER,
@@ -43,20 +42,25 @@ from cffa_hf.search.indexes.qdrant_index import QdrantIndex
 from cffa_hf.search.indexes.servers import connect_index, is_address, recorded_address, synchronise
 from cffa_hf.search.items import Items
 from cffa_hf.search.old_formats import read_old_gallery
+from cffa_hf.search.parts import GalleryParts
 
+G = TypeVar("G", bound=GalleryParts)
 INDEXES = ("auto", "exact", "faiss")
 
 
-def open_gallery(folder: Path, embedder: Embedder | None, device: str | None, index: str | None = None) -> Gallery:
+def open_gallery(
+    kind: type[G], folder: Path, embedder: Embedder | None, device: str | None, index: str | None = None
+) -> G:
     """Open a gallery as `Gallery.open` says."""
     content = read_header(folder)
     if content["format"] != FORMAT:
         if embedder is None:
             raise InputError(f"{folder}: this gallery does not say which model made it; name its checkpoint.")
         paths, vectors = read_old_gallery(folder, content, embedder)
-        gallery = Gallery.new(embedder)
+        gallery = kind.new(embedder)
         gallery.items.append(paths, vectors, [{}] * len(paths))
-        return gallery.finished("exact")
+        finish(gallery, "exact")
+        return gallery
     header = parse_header(folder, content)
     if embedder is None:
         if header.checkpoint is None:
@@ -72,10 +76,10 @@ def open_gallery(folder: Path, embedder: Embedder | None, device: str | None, in
             f"{folder}: this gallery was interrupted at {len(items):,} images; index the folder again, and it goes on.",
             stacklevel=3,
         )
-    return Gallery(embedder, items, _open_index(folder, header, items, index), header, folder)
+    return kind(embedder, items, _open_index(folder, header, items, index), header, folder)
 
 
-def finish(gallery: Gallery, index: str) -> None:
+def finish(gallery: GalleryParts, index: str) -> None:
     """Choose, build and measure the index as `Gallery.finished` says."""
     if index not in INDEXES and not is_address(index):
         raise InputError(f"The index is exact, faiss, auto or the address of a server, not {index!r}.")
@@ -95,7 +99,7 @@ def finish(gallery: Gallery, index: str) -> None:
     _finish(gallery, record)
 
 
-def _finish(gallery: Gallery, record: IndexRecord) -> None:
+def _finish(gallery: GalleryParts, record: IndexRecord) -> None:
     old = gallery.header.index.file
     gallery.header = gallery.header.model_copy(update={"index": record, "complete": True})
     if gallery.folder:
@@ -104,7 +108,7 @@ def _finish(gallery: Gallery, record: IndexRecord) -> None:
             (gallery.folder / gallery.header.data / old).unlink(missing_ok=True)
 
 
-def _send_to_server(gallery: Gallery, index: str) -> IndexRecord:
+def _send_to_server(gallery: GalleryParts, index: str) -> IndexRecord:
     """Let the server hold what the gallery holds; its table or collection belongs to this gallery alone."""
     header = gallery.header
     fingerprint = f"{header.data} {header.precision} {header.weights_sha256 or ''}".strip()
@@ -121,7 +125,7 @@ def _send_to_server(gallery: Gallery, index: str) -> IndexRecord:
     return IndexRecord(kind=kind, address=recorded_address(gallery.index), fingerprint=fingerprint)
 
 
-def save_gallery(gallery: Gallery, folder: Path) -> None:
+def save_gallery(gallery: GalleryParts, folder: Path) -> None:
     """Write a gallery into another folder as `Gallery.save` says."""
     data = f"data-{uuid.uuid4().hex[:16]}"
     own = (gallery.folder / gallery.header.data).resolve() if gallery.folder else None
