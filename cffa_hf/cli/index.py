@@ -9,7 +9,6 @@ from cffa_hf.inference.embedder import Embedder
 from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import HEADER, read_header
-from cffa_hf.search.saving import INDEXES
 
 
 def add_parser(subparsers) -> None:
@@ -26,7 +25,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--metadata", type=Path, help="CSV or JSON-lines file with file_name and columns such as camera, time"
     )
-    parser.add_argument("--index", choices=INDEXES, default="auto", help="default: faiss past 20,000 images")
+    parser.add_argument(
+        "--index",
+        default="auto",
+        help="exact, faiss, or the address of a server such as postgresql://user@host/database; default: the server that "
+        "the gallery has, else faiss past 20,000 images",
+    )
     parser.add_argument(
         "--precision", choices=INFERENCE_PRECISIONS, help="default: bfloat16 where the device computes in it"
     )

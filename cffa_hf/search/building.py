@@ -51,7 +51,7 @@ def gallery_of_folder(
             "them, or leave them out."
         )
     with locked(out):
-        gallery = _opened(kind, embedder, root, Path(out) if out else None)
+        gallery = _opened(kind, embedder, root, Path(out) if out else None, index)
         held = gallery.items.files()
         refused = gallery.items.refused()
         changes = find_changes(
@@ -61,12 +61,14 @@ def gallery_of_folder(
             {path: state for path, (state, _) in refused.items()},
         )
         gone = [path for path in changes.gone if path in held]
+        gallery.index.remove(np.array([held[path][0] for path in gone], dtype=np.int64))
         gallery.items.remove([held[path][0] for path in gone])
         gallery.items.forget_refused([path for path in changes.gone if path in refused])
         for path, state in changes.touched.items():
             gallery.items.touch(path, state)
         kept = [path for path in columns if path in held and path not in changes.new]
         gallery.items.annotate({held[path][0]: columns[path] for path in kept})
+        _send(gallery, [held[path][0] for path in kept])
         new = list(changes.new)
         sources = [root / path for path in new]
         rows = [columns.get(path, {}) for path in new]
@@ -91,7 +93,7 @@ def gallery_of_dataset(
     simple = [name for name, kind in features.items() if getattr(kind, "dtype", "") in _SIMPLE]
     folder = Path(out) if out else None
     with locked(out):
-        gallery = _opened(kind, embedder, folder / PICTURES if folder else None, folder)
+        gallery = _opened(kind, embedder, folder / PICTURES if folder else None, folder, index)
         held, refused = gallery.items.files(), gallery.items.refused()
         places = [place for place in range(len(dataset)) if not {f"{place:09d}"} & (held.keys() | refused.keys())]
         there = {path.partition(".")[0] for path in (*held, *refused)}
@@ -269,7 +271,7 @@ def download_gallery(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _opened(kind: type[G], embedder: Embedder, root: Path | None, folder: Path | None) -> G:
+def _opened(kind: type[G], embedder: Embedder, root: Path | None, folder: Path | None, index: str) -> G:
     """Open the gallery of a folder of images that is there, or begin one."""
     if folder is None:
         return kind.new(embedder, root=root)
@@ -282,7 +284,7 @@ def _opened(kind: type[G], embedder: Embedder, root: Path | None, folder: Path |
         return kind.new(embedder, folder, root=root)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it was interrupted: it goes on now
-        gallery = open_gallery(kind, folder, embedder, None)
+        gallery = open_gallery(kind, folder, embedder, None, None if index == "auto" else index)
     there = gallery.root
     if gallery.folder is None or there is None or root is None or there.resolve() != root.resolve():
         raise InputError(f"{folder} holds a gallery of {there or 'images without a folder'}; give a new folder.")
@@ -304,18 +306,26 @@ def _embed(
     with bar:
         for indices, vectors, failed in gallery.embedder.image_batches(sources):
             refused = [(paths[place], states[place], reason) for place, reason in failed]
-            gallery.items.append(
+            stale = gallery.items.ids_of([paths[place] for place in indices])
+            ids = gallery.items.append(
                 [paths[place] for place in indices],
                 vectors.numpy().reshape(len(indices), gallery.items.width),
                 [metadata[place] for place in indices],
                 [states[place] for place in indices],
                 refused,
             )
-            numbers = np.arange(gallery.items.rows - len(indices), gallery.items.rows)
-            gallery.index.add(numbers, vectors.numpy(), [metadata[place] for place in indices])
+            gallery.index.remove(np.array(list(stale.values()), dtype=np.int64))
+            _send(gallery, ids)
             failures += [reason for _, reason in failed]
             bar.update(len(indices) + len(failed))
     return failures
+
+
+def _send(gallery: GalleryParts, ids: Sequence[int]) -> None:
+    """Tell the index of images, with their metadata as filters compare them."""
+    if ids:
+        numbers, known = np.array(ids, dtype=np.int64), gallery.items.get(ids)
+        gallery.index.add(numbers, gallery.items.vectors[numbers].astype(np.float32), [known[each][1] for each in ids])
 
 
 def _tell_refused(gallery: GalleryParts, total: int) -> None:

@@ -79,7 +79,8 @@ class Gallery(GalleryParts):
             folder: Of the images.
             out: Where the gallery is kept; None: in memory.
             metadata: Path below the folder -> columns; or a CSV or JSON-lines file with a column `file_name`.
-            index: "exact", "faiss" or "auto", which takes FAISS past 20,000 images.
+            index: "exact", "faiss", the address of a server such as `postgresql://user@host/database`, or "auto", which
+                keeps the server that there is, and else takes FAISS past 20,000 images.
             progress: Show a progress bar.
 
         Raises:
@@ -121,18 +122,28 @@ class Gallery(GalleryParts):
         return cls.open(download_gallery(repo_id, revision), embedder)
 
     @classmethod
-    def open(cls, folder: str | Path, embedder: Embedder | None = None, *, device: str | None = None) -> "Gallery":
+    def open(
+        cls,
+        folder: str | Path,
+        embedder: Embedder | None = None,
+        *,
+        device: str | None = None,
+        index: str | None = None,
+    ) -> "Gallery":
         """Open what was saved; vectors and index are memory-mapped, so that any size opens in a moment.
 
         Args:
             folder: Of the gallery.
             embedder: Of the model that made it; None: the checkpoint that it was made with is opened, in its precision.
             device: For that checkpoint.
+            index: Address of the server with its password, or "exact" to do without it; None: the server that is
+                recorded, with the password of the environment.
 
         Raises:
             InputError: If the files are missing or damaged, or made by another model or in another precision.
+            RunStopped: If the server of its index cannot be reached.
         """
-        return open_gallery(cls, Path(folder), embedder, device)
+        return open_gallery(cls, Path(folder), embedder, device, index)
 
     def finished(self, index: str = "auto") -> "Gallery":
         """Choose and build the index, measure its recall, and note that all images are there.

@@ -23,9 +23,10 @@ class IndexRecord(BaseModel):
     """The index of a gallery.
 
     Attributes:
-        kind: "exact" or "faiss".
+        kind: "exact", "faiss", "pgvector" or "qdrant".
         file: Of the codes, in the folder of the data.
-        fingerprint: Of that file.
+        address: Of the server, without password.
+        fingerprint: Of that file, or of this gallery on the server.
         candidates: That are ranked for each query.
         recall: At 10, measured against exact search on vectors of the gallery.
         rows: That the recall was measured on.
@@ -33,8 +34,9 @@ class IndexRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["exact", "faiss"] = "exact"
+    kind: Literal["exact", "faiss", "pgvector", "qdrant"] = "exact"
     file: str | None = None
+    address: str | None = None
     fingerprint: str | None = None
     candidates: int | None = Field(default=None, ge=1)
     recall: float | None = None

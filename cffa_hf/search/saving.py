@@ -5,7 +5,9 @@ import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
@@ -35,6 +37,9 @@ from cffa_hf.search.indexes.faiss_index import (
     stand_in_queries,
 )
 from cffa_hf.search.indexes.interface import VectorIndex
+from cffa_hf.search.indexes.pgvector_index import PgvectorIndex
+from cffa_hf.search.indexes.qdrant_index import QdrantIndex
+from cffa_hf.search.indexes.servers import connect_index, is_address, recorded_address, synchronise
 from cffa_hf.search.items import Items
 from cffa_hf.search.old_formats import read_old_gallery
 from cffa_hf.search.parts import GalleryParts
@@ -43,7 +48,9 @@ G = TypeVar("G", bound=GalleryParts)
 INDEXES = ("auto", "exact", "faiss")
 
 
-def open_gallery(kind: type[G], folder: Path, embedder: Embedder | None, device: str | None) -> G:
+def open_gallery(
+    kind: type[G], folder: Path, embedder: Embedder | None, device: str | None, index: str | None = None
+) -> G:
     """Open a gallery as `Gallery.open` says."""
     content = read_header(folder)
     if content["format"] != FORMAT:
@@ -69,13 +76,16 @@ def open_gallery(kind: type[G], folder: Path, embedder: Embedder | None, device:
             f"{folder}: this gallery was interrupted at {len(items):,} images; index the folder again, and it goes on.",
             stacklevel=3,
         )
-    return kind(embedder, items, _open_index(folder, header, items), header, folder)
+    return kind(embedder, items, _open_index(folder, header, items, index), header, folder)
 
 
 def finish(gallery: GalleryParts, index: str) -> None:
     """Choose, build and measure the index as `Gallery.finished` says."""
-    if index not in INDEXES:
-        raise InputError(f"The index is exact, faiss or auto, not {index!r}.")
+    if index not in INDEXES and not is_address(index):
+        raise InputError(f"The index is exact, faiss, auto or the address of a server, not {index!r}.")
+    if is_address(index) or (index == "auto" and gallery.header.index.address):
+        _finish(gallery, _send_to_server(gallery, index))
+        return
     kind = index if index != "auto" else "faiss" if len(gallery) > FEW else "exact"
     record, items = IndexRecord(), gallery.items
     gallery.index = ExactIndex(items)
@@ -86,12 +96,33 @@ def finish(gallery: GalleryParts, index: str) -> None:
         record = IndexRecord(kind="faiss", candidates=candidates, recall=round(recall, 4), rows=items.rows)
         if gallery.folder:
             record = _write_codes(gallery.folder / gallery.header.data, codes, record)
+    _finish(gallery, record)
+
+
+def _finish(gallery: GalleryParts, record: IndexRecord) -> None:
     old = gallery.header.index.file
     gallery.header = gallery.header.model_copy(update={"index": record, "complete": True})
     if gallery.folder:
         write_header(gallery.folder, gallery.header)
         if old and old != record.file:
             (gallery.folder / gallery.header.data / old).unlink(missing_ok=True)
+
+
+def _send_to_server(gallery: GalleryParts, index: str) -> IndexRecord:
+    """Let the server hold what the gallery holds; its table or collection belongs to this gallery alone."""
+    header = gallery.header
+    fingerprint = f"{header.data} {header.precision} {header.weights_sha256 or ''}".strip()
+    if is_address(index):
+        name = header.data.replace("data-", "g")
+        connected = connect_index(index, header.width, fingerprint, name=name)
+        gallery.index.close()
+        gallery.index = connected
+    if not isinstance(gallery.index, (PgvectorIndex, QdrantIndex)):
+        raise InputError(f"{gallery.folder}: the server of this gallery is not connected; open the gallery again.")
+    ids = np.array(sorted(number for number, _ in gallery.items.files().values()), dtype=np.int64)
+    synchronise(gallery.index, gallery.items, ids)
+    kind: Literal["pgvector", "qdrant"] = "pgvector" if isinstance(gallery.index, PgvectorIndex) else "qdrant"
+    return IndexRecord(kind=kind, address=recorded_address(gallery.index), fingerprint=fingerprint)
 
 
 def save_gallery(gallery: GalleryParts, folder: Path) -> None:
@@ -107,6 +138,8 @@ def save_gallery(gallery: GalleryParts, folder: Path) -> None:
             record = gallery.header.index
             if isinstance(gallery.index, FaissIndex):
                 record = _write_codes(partial, gallery.index.codes, record)
+            if record.address:  # the table on the server stays that of the first: two would write over each other
+                record = IndexRecord()
             changes = {"data": data, "relative_root": relative, "index": record, "complete": True}
             write_header(folder, gallery.header.model_copy(update=changes))
         except BaseException:
@@ -129,8 +162,13 @@ def _write_codes(folder: Path, codes: Any, record: IndexRecord) -> IndexRecord:
     return record.model_copy(update={"file": name, "fingerprint": quick_fingerprint(folder / name)})
 
 
-def _open_index(folder: Path, header: Header, items: Items) -> VectorIndex:
+def _open_index(folder: Path, header: Header, items: Items, index: str | None) -> VectorIndex:
     record = header.index
+    if record.address and (index is None or is_address(index)):
+        name = header.data.replace("data-", "g")
+        return connect_index(index or record.address, header.width, record.fingerprint or "", name=name)
+    if record.address:
+        return ExactIndex(items)
     if record.kind == "exact" or not len(items):
         return ExactIndex(items)
     name = record.file or ""
