@@ -12,6 +12,7 @@ from cffa_hf.version import VERSION
 # imported, so that help is printed at once.
 COMMANDS = {
     "search": ("cffa_hf.cli.search", "rank the images of a folder by a sentence"),
+    "serve": ("cffa_hf.cli.serve", "serve a gallery to many users over HTTP"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
     "convert": (
         "cffa_hf.cli.convert",

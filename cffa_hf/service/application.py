@@ -193,7 +193,7 @@ def _problem(status: int, sentence: str, headers: Any = None) -> JSONResponse:
 
 async def _mistake(_: Request, error: Any) -> JSONResponse:
     """Name the first mistake; of the forms that a field may have, that which fits best."""
-    mistake = max(error.errors(), key=lambda entry: len(entry["loc"]))
+    mistake = max(error.errors(), key=lambda entry: (not entry["type"].endswith("_type"), len(entry["loc"])))
     where = [str(part)[:100] for part in mistake["loc"][1:2]]
     what = mistake["msg"].removeprefix("Value error, ").rstrip(".")
     return _problem(422, f"The request is refused ({': '.join([*where, what])}).")

@@ -3,6 +3,7 @@
 import math
 import signal
 import socket
+from contextlib import closing
 from typing import Any
 
 from cffa_hf.errors import InputError, one_line
@@ -93,7 +94,7 @@ def serve(
     # uvicorn raises a signal again once it has ended, for handlers that were there before: these end nothing.
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with listening:
+        with closing(gallery), listening:
             server.run([listening])
     finally:
         for number, handler in before.items():

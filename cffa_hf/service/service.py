@@ -24,7 +24,7 @@ class Service:
     """A gallery, and the queue before it.
 
     Args:
-        gallery: Is closed with the service.
+        gallery: Used by no other thread meanwhile.
         settings: Of the service.
         measures: Of the service.
     """
@@ -41,10 +41,9 @@ class Service:
         self.draining = True
 
     async def close(self) -> None:
-        """Answer what waits, and close the gallery."""
+        """Answer what waits, and end the thread; the gallery stays open."""
         self.drain()
         await self.batcher.close()
-        self.gallery.close()
 
     async def ask(self, query: Query, request: Request) -> Outcome:
         """Put a query into the queue and wait for its answer, as long as the client waits and its time is not up.

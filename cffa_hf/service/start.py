@@ -24,7 +24,7 @@ def create_app(gallery: Gallery, settings: ServiceSettings | None = None) -> Any
     """Make the ASGI application that serves a gallery.
 
     Args:
-        gallery: Used by no other thread meanwhile; it is closed when the application ends.
+        gallery: Used by no other thread meanwhile; whoever opened it closes it, when the application has ended.
         settings: Limits and keys; None: the defaults, without a key.
 
     Returns:
