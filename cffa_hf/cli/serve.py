@@ -12,7 +12,6 @@ from cffa_hf.search import Gallery
 from cffa_hf.service import ServiceSettings, listening_socket, serve
 from cffa_hf.service.keys import KEY_VARIABLE, read_keys
 from cffa_hf.service.server import check_exposure
-from cffa_hf.service.settings import is_loopback
 from cffa_hf.service.start import check_packages
 
 
@@ -42,8 +41,10 @@ def add_parser(subparsers) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Open the gallery with its model and serve it until SIGTERM or Ctrl+C."""
     check_packages()
-    local = is_loopback(arguments.host)
     keys = read_keys(arguments.key_file, os.environ)
+    is_open = check_exposure(
+        arguments.host, keys, behind_proxy=arguments.behind_proxy, without_key=arguments.without_key
+    )
     settings = ServiceSettings(
         keys=keys,
         batch_size=arguments.batch_size,
@@ -51,9 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
         queue_size=arguments.queue_size,
         deadline_seconds=arguments.deadline,
         requests_per_minute=arguments.requests_per_minute,
-        local_names_only=local and not keys and not arguments.behind_proxy,
+        local_names_only=not keys and not is_open,
     )
-    check_exposure(arguments.host, settings, without_key=arguments.without_key)
     with listening_socket(arguments.host, arguments.port) as listening:
         gallery = open_gallery(arguments)
         host, port = listening.getsockname()[:2]

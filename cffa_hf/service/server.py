@@ -3,11 +3,13 @@
 import math
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.search import Gallery
+from cffa_hf.service.keys import KEY_VARIABLE
 from cffa_hf.service.settings import ServiceSettings, is_loopback
 from cffa_hf.service.start import create_app
 
@@ -32,22 +34,28 @@ def listening_socket(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port} cannot be listened on ({reason}); choose another --host or --port.") from error
 
 
-def check_exposure(host: str, settings: ServiceSettings, *, without_key: bool) -> None:
-    """Refuse to be open to a network without a key, unless that is wanted.
+def check_exposure(host: str, keys: Sequence[str], *, behind_proxy: bool, without_key: bool) -> bool:
+    """Refuse to be open to other machines without a key, unless that is wanted.
 
     Args:
         host: To be listened on.
-        settings: Its keys count.
+        keys: That open the service.
+        behind_proxy: A proxy hands on what others send it.
         without_key: It is wanted.
 
+    Returns:
+        Whether others can search without a key.
+
     Raises:
-        InputError: If other machines could search without a key.
+        InputError: If they could and it is not wanted.
     """
-    if not (is_loopback(host) or settings.keys or without_key):
+    is_open = not keys and (behind_proxy or not is_loopback(host))
+    if is_open and not without_key:
         raise InputError(
-            f"Whoever reaches {host} could search this gallery; give --key-file or CFFA_HF_SERVICE_KEY, or say "
+            f"Other machines could search this gallery without a key; give --key-file or {KEY_VARIABLE}, or say "
             "--without-key."
         )
+    return is_open
 
 
 def serve(

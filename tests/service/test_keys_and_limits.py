@@ -77,11 +77,12 @@ def test_a_crowd_of_clients_takes_no_memory_for_ever():
 
 def test_a_network_needs_a_key_or_a_word():
     assert not is_loopback("example.org")
-    check_exposure("127.0.0.1", ServiceSettings(), without_key=False)
-    check_exposure("0.0.0.0", ServiceSettings(keys=(KEY,)), without_key=False)
-    check_exposure("0.0.0.0", ServiceSettings(), without_key=True)
-    with pytest.raises(InputError, match="--without-key"):
-        check_exposure("0.0.0.0", ServiceSettings(), without_key=False)
+    assert not check_exposure("127.0.0.1", (), behind_proxy=False, without_key=False)
+    assert not check_exposure("0.0.0.0", (KEY,), behind_proxy=True, without_key=False)
+    assert check_exposure("0.0.0.0", (), behind_proxy=False, without_key=True)
+    for host, behind_proxy in (("0.0.0.0", False), ("127.0.0.1", True)):
+        with pytest.raises(InputError, match="--without-key"):
+            check_exposure(host, (), behind_proxy=behind_proxy, without_key=False)
 
 
 def test_a_port_in_use_is_one_sentence():
