@@ -57,10 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     with listening_socket(arguments.host, arguments.port) as listening:
         gallery = open_gallery(arguments)
         host, port = listening.getsockname()[:2]
-        if not (local or keys):
-            print(
-                f"warning: whoever reaches {host}:{port} can search this gallery, for there is no key", file=sys.stderr
-            )
+        if is_open:
+            print("warning: other machines can search this gallery, for there is no key", file=sys.stderr)
         name = f"[{host}]" if ":" in host else host
         print(f"serving {len(gallery):,} images on http://{name}:{port}, described in /docs", flush=True)
         serve(
