@@ -5,10 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from cffa_hf.checkpoints.provenance import open_checkpoint
-from cffa_hf.inference.embedder import Embedder
+from cffa_hf.cli.search import open_gallery
 from cffa_hf.precision import INFERENCE_PRECISIONS
-from cffa_hf.search import Gallery
 from cffa_hf.service import ServiceSettings, listening_socket, serve
 from cffa_hf.service.keys import KEY_VARIABLE, read_keys
 from cffa_hf.service.server import check_exposure
@@ -18,7 +16,7 @@ from cffa_hf.service.start import check_packages
 def add_parser(subparsers) -> None:
     """Add the subcommand to those of `cffa-hf`."""
     parser = subparsers.add_parser("serve", help="serve a gallery over HTTP")
-    parser.add_argument("gallery", type=Path, help="folder of a gallery")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="what cffa-hf index wrote")
     parser.add_argument(
         "--checkpoint", help="folder of the model, or its name on the Hub; default: as the gallery says"
     )
@@ -28,7 +26,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--without-key", action="store_true", help="be open to other machines without a key")
     parser.add_argument("--behind-proxy", action="store_true", help="a proxy on this machine names the clients")
     parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
-    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, default="auto", help="of the model")
+    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, help="default: that of the gallery")
     parser.add_argument("--batch-size", type=int, default=32, help="sentences encoded together")
     parser.add_argument("--gather", type=float, default=8, metavar="MS", help="wait of a batch for more queries")
     parser.add_argument("--queue-size", type=int, default=128, help="sentences that may wait")
@@ -68,10 +66,3 @@ def run(arguments: argparse.Namespace) -> None:
             behind_proxy=arguments.behind_proxy,
             access_log=arguments.access_log,
         )
-
-
-def open_gallery(arguments: argparse.Namespace) -> Gallery:
-    """Open the gallery with the model that the command line names."""
-    checkpoint = open_checkpoint(arguments.checkpoint, device=arguments.device)
-    embedder = Embedder(checkpoint.model, checkpoint.processor, precision=arguments.precision)
-    return Gallery.open(arguments.gallery, embedder)

@@ -1,6 +1,5 @@
 """The endpoints of the service; FastAPI is needed to import this module."""
 
-import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -131,12 +130,9 @@ async def embed(body: EmbedRequest, request: Request, service: TheService) -> Em
 async def image_file(item: Annotated[ItemId, Path()], service: TheService) -> FileResponse:
     """Send the file of an image that a search found; no other file is sent."""
     try:
-        path = await run_in_threadpool(service.gallery.image_path, item)
-    except InputError:
-        raise HTTPException(404, f"The gallery has no image {item}.") from None
-    if not path.is_file():
-        raise HTTPException(404, f"The file of image {item} is not there any more.")
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        path, kind = await run_in_threadpool(service.image_file, item)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
     return FileResponse(path, media_type=kind, headers=IMAGE_HEADERS)
 
 
