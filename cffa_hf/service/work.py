@@ -131,7 +131,7 @@ def _search(gallery: Gallery, wanted: Wanted | None, parts: Sequence[Tensor]) ->
 
 def _answer_alone(gallery: Gallery, query: ImageQuery | LikeQuery) -> Outcome | Exception:
     wanted = query.wanted
-    options = {"where": wanted.where, "minimum_score": wanted.minimum_score}
+    options: dict[str, Any] = {"where": wanted.where, "minimum_score": wanted.minimum_score}
     try:
         if isinstance(query, LikeQuery):
             return Outcome([gallery.search_like(query.item, wanted.k, **options)], None, [False])

@@ -235,6 +235,14 @@ def test_only_the_gallerys_own_files_are_sent(client, gallery):
         assert client.get(f"/images/{number}").status_code == 404
 
 
+def test_a_file_that_is_no_image_is_not_sent_whatever_the_gallery_says(client, gallery, tmp_path, monkeypatch):
+    (tmp_path / "secret.png").write_text("root:x:0:0")
+    monkeypatch.setattr(gallery, "image_path", lambda item: tmp_path / "secret.png", raising=False)
+    answer = client.get("/images/0")
+    assert answer.status_code == 404
+    assert "secret" not in answer.text
+
+
 def test_unknown_paths_and_methods_are_sentences_too(client):
     assert client.get("/nothing").json() == {"error": "Not Found."}
     assert client.delete("/search").status_code == 405
