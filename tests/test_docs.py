@@ -81,6 +81,7 @@ RUN = {
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf search .*": "",
+    r"cffa-hf index .*": "--device cpu",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
