@@ -25,6 +25,7 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from cffa_hf.configuration_cffa import CFFAConfig
@@ -58,14 +59,18 @@ def main() -> None:
         expected = prepare(Path(folder), arguments.people, TOWERS[arguments.text_tower])
         cores = f"{arguments.threads} of {os.cpu_count()} cores"
         print(f"{len(expected)} sentences, text tower {arguments.text_tower}, float32, {cores}\n")
-        print("| users | way | queries a second | p50 ms | p95 ms | p99 ms |\n| --- | --- | --- | --- | --- | --- |")
+        print("| users | way | queries a second | p50 ms | p95 ms | p99 ms | processor ms a query |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
         for way, options in WAYS.items():
-            with served(folder, "--requests-per-minute", "0", *options) as port:
+            with served(folder, "--requests-per-minute", "0", *options) as (port, process):
                 asyncio.run(closed_loop(port, expected, users=4, seconds=min(1, arguments.seconds)))
                 for users in arguments.users:
+                    before = sum(process.cpu_times()[:2])
                     times, taken = asyncio.run(closed_loop(port, expected, users, arguments.seconds))
                     p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1000
-                    print(f"| {users} | {way} | {len(times) / taken:.1f} | {p50:.0f} | {p95:.0f} | {p99:.0f} |")
+                    work = (sum(process.cpu_times()[:2]) - before) / len(times) * 1000
+                    row = f"{users} | {way} | {len(times) / taken:.1f} | {p50:.0f} | {p95:.0f} | {p99:.0f} | {work:.0f}"
+                    print(f"| {row} |", flush=True)
         overload(folder, expected, arguments.overload_users)
 
 
@@ -91,8 +96,8 @@ def prepare(folder: Path, people: int, tower: dict[str, int]) -> dict[str, list[
 
 
 @contextmanager
-def served(folder: str, *options: str) -> Iterator[int]:
-    """Start the service; gives its port, and ends it as an operator would."""
+def served(folder: str, *options: str) -> Iterator[tuple[int, psutil.Process]]:
+    """Start the service; gives its port and its process, and ends it as an operator would."""
     command = [sys.executable, "-m", "cffa_hf.cli", "serve", f"{folder}/gallery", "--checkpoint", f"{folder}/model"]
     command += ["--port", "0", "--precision", "float32", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -101,7 +106,7 @@ def served(folder: str, *options: str) -> Iterator[int]:
         line = process.stdout.readline()
         if not (address := re.search(r"http://127\.0\.0\.1:(\d+)", line)):
             raise SystemExit("The service did not start.")
-        yield int(address[1])
+        yield int(address[1]), psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         if status := process.wait(60):
@@ -143,7 +148,7 @@ def overload(folder: str, expected: dict, users: int) -> None:
     async def flood(port: int) -> list[tuple[str, Answer]]:
         return list(chain(*await asyncio.gather(*(user(port, number) for number in range(users)))))
 
-    with served(folder, "--queue-size", str(OVERLOAD_QUEUE), "--requests-per-minute", str(rate)) as port:
+    with served(folder, "--queue-size", str(OVERLOAD_QUEUE), "--requests-per-minute", str(rate)) as (port, _):
         answers = asyncio.run(flood(port))
     right = sum(is_right(answer, expected[text]) for text, answer in answers)
     statuses = Counter(answer.status for _, answer in answers)
