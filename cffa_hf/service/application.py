@@ -209,7 +209,8 @@ async def _http_error(_: Request, error: Any) -> JSONResponse:
 
 
 async def _failure(_: Request, error: Exception) -> JSONResponse:
-    return _problem(500, "The service failed at this request; its log says why.")
+    # The server hangs up after a failure; without being told, a client could send its next request into that.
+    return _problem(500, "The service failed at this request; its log says why.", {"Connection": "close"})
 
 
 def _encodable(text: str) -> str:
