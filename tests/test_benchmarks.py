@@ -146,3 +146,19 @@ def test_the_benchmark_of_a_server_prints_times_and_recall():
     assert [row[0] for row in rows] == ["exact", "exact, filtered", "HNSW", "filtered, HNSW there"]
     assert rows[0][2] == rows[1][2] == "1.000"
     assert float(rows[2][2]) > 0.9
+
+
+@pytest.mark.slow
+def test_the_service_under_load_refuses_what_is_too_much_and_is_right_in_the_rest():
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "service.py"), "--people", "2", "--seconds", "0.2"]
+    command += ["--users", "2", "--overload-users", "60"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    rows = re.findall(r"^\| 2 \| (batches of 32|one by one) \| [\d.]+ (?:\| \d+ ){4}\|$", done.stdout, re.M)
+    assert rows == ["batches of 32", "one by one"]
+    counts = {int(status): int(count) for status, count in re.findall(r"\b(200|429|503): (\d+)", done.stdout)}
+    right = int(re.search(r"right among those of status 200: (\d+); Retry-After with all others: True", done.stdout)[1])
+    assert sum(counts.values()) == 300
+    assert counts[200] == right > 0
+    assert counts[429] > 0

@@ -10,9 +10,12 @@ import os
 import re
 import shlex
 import shutil
+import socket
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,18 +74,24 @@ RUN = {
     r"python run_(train|eval)\.py --help": "",
     r"python run_eval\.py outputs/\w+ --config .*": "--num_workers 0",
     r"python benchmarks/encoding\.py": "--people 3 --workers 0",
+    r"python benchmarks/service\.py": "--people 2 --seconds 0.1 --users 2",
     r"python benchmarks/evaluation\.py": (
         "--measure core embeddings --sizes 20x30 --identities 5 --width 8 --threads 1"  # one of its four processes
     ),
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
-    r"cffa-hf (index|search) .*": "",
+    r"cffa-hf search .*": "",
     r"cffa-hf export .*": "",
     r"python benchmarks/exports\.py": "--tiny --rounds 1",
+    r"cffa-hf index .*": "--device cpu",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
 }
+# Commands of the system, which a shell runs as they are.
+IN_SHELL = {r"(curl|openssl rand|chmod) .*": "is no program of Python"}
+# Commands that serve until they are ended: what follows in their document is asked of them.
+SERVED = {r"cffa-hf serve .*": "--device cpu"}
 # Commands whose words are only read, by the parsers that would read them: reason.
 PARSED = {
     r"accelerate launch --config_file .*": "several devices or machines; tests/test_distributed.py starts both configs",
@@ -162,7 +171,7 @@ def blocks_of(language: str) -> list[tuple[str, str]]:
 
 def rule_of(command: str) -> str | None:
     """Return the pattern that says what is done with a command."""
-    patterns = (pattern for rules in (NOT_RUN, PARSED, RUN) for pattern in rules)
+    patterns = (pattern for rules in (NOT_RUN, PARSED, IN_SHELL, SERVED, RUN) for pattern in rules)
     return next((pattern for pattern in patterns if re.fullmatch(pattern, command)), None)
 
 
@@ -172,7 +181,7 @@ FIRST = {command: name for name, command in reversed(ALL)}  # what two documents
 
 def test_each_command_has_a_rule_and_each_rule_a_command():
     assert [command for _, command in ALL if rule_of(command) is None] == []
-    assert {rule_of(command) for _, command in ALL} == {*RUN, *PARSED, *NOT_RUN}
+    assert {rule_of(command) for _, command in ALL} == {*RUN, *IN_SHELL, *SERVED, *PARSED, *NOT_RUN}
 
 
 def test_each_block_names_a_language_that_is_tested():
@@ -312,6 +321,33 @@ def run_command(words: list[str], folder: Path, endpoint: str) -> str:
     return text
 
 
+@contextmanager
+def running_service(words: list[str], folder: Path) -> Iterator[None]:
+    """Start a command that serves, and end it as an operator would; returns when it answers."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "cffa_hf.cli", *words[1:]]
+    process = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().startswith("serving "), shlex.join(words)
+        yield
+    finally:
+        process.terminate()
+        with process.stdout:
+            assert process.wait(60) == 0, shlex.join(words)
+
+
+@pytest.fixture(scope="session")
+def moved():
+    """Move the ports of a text to free ones."""
+    ports = {}
+    for port in ("8000", "8001"):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ports[port] = str(listening.getsockname()[1])
+    place = re.compile(r"(?<=127\.0\.0\.1:)800[01]\b|(?<=--port )800[01]\b")
+    return lambda text: place.sub(lambda match: ports[match.group()], text)
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory, hub) -> Path:
     """The repository with data in every layout, one's own pictures and a trained demo model."""
@@ -384,22 +420,29 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_commands_and_snippets(name, workspace, hub):
+def test_commands_and_snippets(name, workspace, hub, moved):
     for command in prepare(name, workspace):
         run_command(shlex.split(command), workspace, hub.endpoint)
-    for command in CONTENT[name].commands:
-        rule = rule_of(command)
-        if rule in RUN and FIRST[command] == name:
-            words = [*shlex.split(command), *shlex.split(RUN[rule])]
-            if "demo-data" in words[:2]:
-                shutil.rmtree(workspace / "demo-data")
-            for number in re.findall(r"outputs/demo/(checkpoint-\d+)", command):
-                runs = workspace / "outputs" / "demo"
-                shutil.copytree(min(runs.glob("checkpoint-*")), runs / number)
-            run_command(words, workspace, hub.endpoint)
-    if name != FOLLOWED and any(language == "python" for language, _ in CONTENT[name].blocks):
-        (workspace / "snippets.py").write_text(snippets(name))
-        run_command(["python", "snippets.py"], workspace, hub.endpoint)
+    with ExitStack() as services:
+        for command in CONTENT[name].commands:
+            rule = rule_of(command)
+            if rule in RUN and FIRST[command] == name:
+                words = [*shlex.split(command), *shlex.split(RUN[rule])]
+                if "demo-data" in words[:2]:
+                    shutil.rmtree(workspace / "demo-data")
+                for number in re.findall(r"outputs/demo/(checkpoint-\d+)", command):
+                    runs = workspace / "outputs" / "demo"
+                    shutil.copytree(min(runs.glob("checkpoint-*")), runs / number)
+                run_command(words, workspace, hub.endpoint)
+            elif rule in SERVED:
+                port = "" if "--port" in command else "--port 8000"
+                words = shlex.split(moved(f"{command} {SERVED[rule]} {port}"))
+                services.enter_context(running_service(words, workspace))
+            elif rule in IN_SHELL:
+                subprocess.run(["bash", "-c", moved(command)], cwd=workspace, check=True, timeout=60)
+        if name != FOLLOWED and any(language == "python" for language, _ in CONTENT[name].blocks):
+            (workspace / "snippets.py").write_text(moved(snippets(name)))
+            run_command(["python", "snippets.py"], workspace, hub.endpoint)
     wanted = re.findall(
         r"--repo-id (\S+)|push_to_hub\(\"(\S+)\"\)", "\n".join([*CONTENT[name].commands, snippets(name)])
     )

@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = frozenset(
 ImageSource = str | os.PathLike[str] | bytes | dict[str, Any] | Image.Image
 
 
-def read_image(source: ImageSource) -> Image.Image:
+def read_image(source: ImageSource, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a complete image, upright and in RGB.
 
     The EXIF orientation is applied, transparent pixels are laid on white, 16-bit grey is scaled to 8 bits, of an
@@ -39,13 +39,14 @@ def read_image(source: ImageSource) -> Image.Image:
     Args:
         source: A path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, or an
             image of Pillow.
+        most_pixels: Larger ones are refused before they are decoded.
 
     Returns:
         A loaded image in mode "RGB".
 
     Raises:
         InputError: The file is missing, truncated, no regular file, no image of the formats that are read, or has more
-            than `MAX_PIXELS` pixels.
+            than `most_pixels` pixels.
 
     Example:
         >>> grey = Image.new("I;16", (2, 3), 65535)  # 16 bits, white
@@ -58,9 +59,9 @@ def read_image(source: ImageSource) -> Image.Image:
             raise InputError(f"{name}: the image cannot be read (no regular file); put one there or remove its row.")
         with opened if isinstance(opened, Image.Image) else Image.open(opened, formats=IMAGE_FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
+            if width * height > most_pixels:
                 raise InputError(
-                    f"{name}: an image of {width}x{height} pixels is refused (the limit is {MAX_PIXELS:,} pixels); "
+                    f"{name}: an image of {width}x{height} pixels is refused (the limit is {most_pixels:,} pixels); "
                     "scale it down."
                 )
             image.load()
