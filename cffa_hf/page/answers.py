@@ -9,13 +9,10 @@ from PIL import Image
 from cffa_hf.errors import InputError
 from cffa_hf.inference.chosen_tokens import select
 from cffa_hf.inference.views import chosen_view
+from cffa_hf.inputs.images import read_image
 from cffa_hf.page.pictures import LARGE, THUMBNAIL, data_uri, file_uri
 from cffa_hf.page.query import Query
 from cffa_hf.search.gallery import Gallery, SearchResult
-
-PATCHES_SCALE = 2
-"""The model's own small image is enlarged by this, so that the edges of its patches are seen."""
-
 
 @dataclass(frozen=True)
 class Found:
@@ -137,8 +134,9 @@ class Searcher:
             selection = select(embedder.model, embedder.processor, path, query.text)
         except InputError as error:
             return Explanation(found, picture, problem=str(error))
-        view = Image.fromarray(chosen_view(selection))
-        view = view.resize((PATCHES_SCALE * view.width, PATCHES_SCALE * view.height), Image.Resampling.BICUBIC)
+        shape = read_image(path)
+        shape.thumbnail((LARGE, LARGE))
+        view = Image.fromarray(chosen_view(selection)).resize(shape.size, Image.Resampling.BICUBIC)
         most = max(selection.attention, default=0.0) or 1.0
         words = zip(selection.words, (value / most for value in selection.attention), selection.chosen_words, strict=True)
         patches = selection.chosen_patches

@@ -31,29 +31,30 @@ def examples(sentences: Sequence[str]) -> str:
     return f"<div class='chips' role='group' aria-label='Example sentences'><span class='quiet'>For example</span>{buttons}</div>"
 
 
-def status(answer: Answer, total: int, *, error: str = "") -> str:
+def status(answer: Answer, total: int, history: History, *, error: str = "") -> str:
     """Write what was searched and how much was found, or why nothing was.
 
     Args:
         answer: Of the present query.
         total: Number of pictures in the gallery.
+        history: It says whether there is something to undo.
         error: A mistake in what was just done; the answer stays.
     """
-    link = link_of(answer.query)
+    link = escape(link_of(answer.query))
+    buttons = _button("undo", 0, "Undo") if history.can_undo else ""
+    said = ""
     if error or answer.problem:
-        alert = f"<p class='problem' role='alert'>{escape(error or answer.problem)}</p>"
-        return f"<div data-link='{escape(link)}'>{alert}</div>"
-    if not answer.found:
-        return ""
-    conditions = "".join(f" · {escape(condition)}" for condition in answer.query.conditions)
-    said = f"Best {len(answer.found)} of {total:,} for <b>{escape(answer.query.title)}</b>{conditions}"
-    broken = sum(one.picture is None for one in answer.found)
-    if broken:
-        said += f". {broken} of them cannot be shown: put their files back, or embed the gallery's folder again"
-    copy = f"<a href='{escape(link)}' data-copy>Copy link</a>"
-    if answer.query.picture:
-        copy = "<span class='quiet'>an uploaded picture is in no link</span>"
-    return f"<div class='status' data-link='{escape(link)}'><p role='status'>{said}</p>{copy}</div>"
+        said = f"<p class='problem' role='alert'>{escape(error or answer.problem)}</p>"
+    elif answer.found:
+        conditions = "".join(f" · {escape(condition)}" for condition in answer.query.conditions)
+        said = f"Best {len(answer.found)} of {total:,} for <b>{escape(answer.query.title)}</b>{conditions}"
+        broken = sum(one.picture is None for one in answer.found)
+        if broken:
+            said += f". {broken} of them cannot be shown: put their files back, or embed the gallery's folder again"
+        said = f"<p role='status'>{said}</p>"
+        note = "<span class='quiet'>an uploaded picture is in no link</span>"
+        buttons += note if answer.query.picture else f"<a href='{link}' data-copy>Copy link</a>"
+    return f"<div class='status' data-link='{link}'>{said}<span>{buttons}</span></div>"
 
 
 def results(answer: Answer, *, chosen: int | None = None, labels: Iterable[str] = ()) -> str:
@@ -96,7 +97,8 @@ def why(explanation: Explanation) -> str:
     if explanation.words:
         parts.append(f"<p class='words'>{' '.join(map(_word, explanation.words))}</p>")
         kept = [word for word, _, chosen in explanation.words if chosen]
-        parts.append(f"<p class='quiet'>Chosen words, the stronger the more attention: {escape(', '.join(kept))}</p>")
+        parts.append("<p class='quiet'>Marked words were chosen; the stronger, the more attention.</p>")
+        parts.append(f"<p class='heard'>Chosen words: {escape(', '.join(kept))}</p>")
     if explanation.problem:
         parts.append(f"<p class='problem'>{escape(explanation.problem)}</p>")
     facts = {"score": f"{one.result.score:.4f}", "file": one.result.path} | _metadata(one, one.result.metadata)

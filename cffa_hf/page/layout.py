@@ -36,17 +36,15 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
             )
             search = gr.Button("Search", variant="primary", scale=1, min_width=110, elem_id="search")
         examples = _part(fragments.examples(page.sentences), js=PRESSED)
-        filters: list[gr.components.Component] = []
-        if page.filters:
-            with gr.Accordion("Filters", open=False), gr.Row():
-                filters = [field for one in page.filters for field in _filter_fields(one)]
+        with gr.Accordion("Filters and number of results" if page.filters else "Number of results", open=False), gr.Row():
+            filters = [field for one in page.filters for field in _filter_fields(one)]
+            count = gr.Dropdown(
+                list(COUNTS), value=COUNTS[0], label="results", min_width=110, filterable=False, elem_id="count"
+            )
         with gr.Accordion("Search by a picture", open=False):
             upload = gr.UploadButton("Choose a picture", type="binary", file_types=["image"], elem_id="upload", size="md")
             uploaded = _part("", js=PRESSED)
             weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the sentence beside a picture", elem_id="weight")
-        with gr.Row():
-            undo = gr.Button("Undo", interactive=False, min_width=90, elem_id="undo")
-            count = gr.Dropdown(list(COUNTS), value=COUNTS[0], label="Results", min_width=110, elem_id="count")
         status = _part("", js=PRESSED + ADDRESS, elem_id="status")
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
@@ -58,12 +56,11 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
         _part(f"<p class='quiet'>{fragments.PURPOSE}</p>", elem_id="purpose")
 
         inputs = [visit, text, weight, count, *filters]
-        outputs = [*inputs, undo, status, results, why, recent, uploaded]
+        outputs = [*inputs, status, results, why, recent, uploaded]
 
         def shown(after: Visit, typed: Fields) -> list[Any]:
             fields = page.fields(after, typed)
-            undoing = gr.Button(interactive=after.history.can_undo)
-            return [after, fields.text, fields.text_weight, fields.count, *fields.filters, undoing, *page.parts(after).values()]
+            return [after, fields.text, fields.text_weight, fields.count, *fields.filters, *page.parts(after).values()]
 
         def opened(request: gr.Request) -> list[Any]:
             return shown(page.opened(request.query_params.multi_items()), Fields(filters=[None] * len(filters)))
@@ -73,9 +70,6 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
 
         def refined(before: Visit, *values: Any) -> list[Any]:
             return shown(page.refined(before, _fields(values)), _fields(values))
-
-        def undone(before: Visit, *values: Any) -> list[Any]:
-            return shown(page.undone(before), _fields(values))
 
         def sent(before: Visit, *values: Any) -> list[Any]:
             content, *typed = values
@@ -98,9 +92,8 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
         blocks.load(opened, None, **options)
         gr.on([text.submit, search.click], searched, inputs, **options)
         gr.on([weight.release, *(field.input for field in (count, *filters))], refined, inputs, **options)
-        undo.click(undone, inputs, **options)
         upload.upload(sent, [visit, upload, *inputs[1:]], **options)
-        for part in (examples, uploaded, results, why, recent):
+        for part in (examples, uploaded, status, results, why, recent):
             part.click(pressed, inputs, **options)
     return blocks
 
@@ -110,8 +103,8 @@ def _fields(values: Sequence[Any]) -> Fields:
     return Fields(str(text or ""), float(weight), int(count), filters)
 
 
-def _part(value: str, *, js: str | None = None, elem_id: str | None = None) -> gr.HTML:
-    return gr.HTML(value, js_on_load=js, elem_id=elem_id, elem_classes=["page"], apply_default_css=False)
+def _part(value: str, *, js: str | None = None, **options: Any) -> gr.HTML:
+    return gr.HTML(value, js_on_load=js, elem_classes=["page"], apply_default_css=False, **options)
 
 
 def _filter_fields(one: Filter) -> list[gr.components.Component]:

@@ -109,7 +109,7 @@ class SearchPage:
         Args:
             visit: The visit.
             fields: What stands in the fields.
-            action: "example", "choose", "like", "recall" or "remove".
+            action: "example", "choose", "like", "undo", "recall" or "remove".
             value: The number of the example or the query, or the id of the result.
         """
         found = {one.result.id: one for one in visit.answer.found}
@@ -121,17 +121,15 @@ class SearchPage:
         if action == "like" and value in found:
             like = found[value].result.path
             return self._ask_checked(replace(visit, picture=None), fields, text="", picture=None, like=like)
+        if action == "undo" and visit.history.can_undo:
+            history = visit.history.undone()
+            return self._ask(replace(visit, history=history), history.query)
         if action == "recall" and 0 <= value < len(visit.history.recent):
             return self._ask(visit, visit.history.recent[value])
         if action == "remove" and visit.picture:
             without = replace(visit, picture=None)
             return self.searched(without, fields) if fields.text.strip() else without
         return visit
-
-    def undone(self, visit: Visit) -> Visit:
-        """Go back to the query before the present one."""
-        history = visit.history.undone()
-        return self._ask(replace(visit, history=history), history.query) if visit.history.can_undo else visit
 
     def fields(self, visit: Visit, typed: Fields) -> Fields:
         """Return what is to stand in the fields: the present query, or what was typed where that was wrong."""
@@ -146,7 +144,7 @@ class SearchPage:
         chosen = [one for one in visit.answer.found if one.result.id == visit.chosen]
         explanations = [self.searcher.explain(visit.answer.query, one) for one in chosen]
         return {
-            "status": fragments.status(visit.answer, len(self.gallery), error=visit.error),
+            "status": fragments.status(visit.answer, len(self.gallery), visit.history, error=visit.error),
             "results": fragments.results(visit.answer, chosen=visit.chosen, labels=labels),
             "why": "".join(map(fragments.why, explanations)),
             "recent": fragments.recent(visit.history),

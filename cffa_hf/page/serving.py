@@ -18,6 +18,7 @@ POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
     "script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+FONTS = ["system-ui", "sans-serif"]  # of the machine that shows the page
 Scope = MutableMapping[str, Any]
 Send = Callable[[Scope], Awaitable[None]]
 
@@ -77,7 +78,7 @@ def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: i
 
             from cffa_hf.page.layout import build
         except ImportError as error:
-            raise InputError("The page needs Gradio. Install it with pip install 'cffa_hf[app]'.") from error
+            raise InputError("The page needs Gradio; install it with pip install 'cffa_hf[app]'.") from error
         blocks = build(page, model=model)
         try:
             blocks.launch(
@@ -93,7 +94,7 @@ def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: i
                 mcp_server=False,
                 max_file_size=MAX_UPLOAD,
                 state_session_capacity=1000,
-                theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                theme=gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS),
                 css=CSS,
                 app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
             )

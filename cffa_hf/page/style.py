@@ -4,7 +4,10 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .page h1 { font-size: 1.5rem; font-weight: 650; margin: 0; }
 .page h2 { font-size: 1.1rem; font-weight: 650; margin: 0 0 .6rem; outline: none; }
-.page .quiet, .page.quiet { color: var(--body-text-color-subdued); font-size: .9rem; }
+.page .quiet, .why figcaption, .why dt, .why .words { color: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
+.page .quiet { font-size: .9rem; }
+.page .heard { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.gradio-container .main .column, .gradio-container main .column { gap: 12px; }
 .page p { margin: 0; }
 .page button { font: inherit; color: inherit; cursor: pointer; }
 .page button:focus-visible, .page a:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
@@ -16,6 +19,7 @@ CSS = """
 .page .wide { display: block; width: 100%; margin-top: .8rem; padding: .55rem; border-radius: 8px; font-weight: 600;
   border: 1px solid var(--border-color-primary); background: var(--button-secondary-background-fill); }
 .status { display: flex; flex-wrap: wrap; gap: .3rem 1rem; justify-content: space-between; align-items: baseline; }
+.status > span { display: flex; flex-wrap: wrap; gap: .8rem; align-items: baseline; }
 .page .problem { border-left: 4px solid #d97706; background: color-mix(in srgb, #d97706 12%, transparent);
   padding: .6rem .8rem; border-radius: 0 8px 8px 0; overflow-wrap: anywhere; }
 .page ol.results { list-style: none; margin: 0; padding: 0; display: grid; gap: .7rem;
@@ -33,12 +37,11 @@ CSS = """
 .why .figures { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; margin-bottom: .8rem; }
 .why figure { margin: 0; text-align: center; }
 .why figure img { width: 100%; max-height: 420px; object-fit: contain; border-radius: 6px; margin: 0; }
-.why figcaption { font-size: .85rem; color: var(--body-text-color-subdued); margin-top: .3rem; }
-.why .words { line-height: 1.9; margin-bottom: .3rem; overflow-wrap: anywhere; color: var(--body-text-color-subdued); }
+.why figcaption { font-size: .85rem; margin-top: .3rem; }
+.why .words { line-height: 1.9; margin-bottom: .3rem; overflow-wrap: anywhere; }
 .why mark { background: color-mix(in srgb, #1d91c0 calc(20% + 45% * var(--strength)), transparent);
   color: var(--body-text-color); border-radius: 5px; padding: .12rem .35rem; }
 .why dl { display: grid; grid-template-columns: auto 1fr; gap: .2rem .9rem; margin: .8rem 0 0; font-size: .9rem; }
-.why dt { color: var(--body-text-color-subdued); }
 .why dd { margin: 0; overflow-wrap: anywhere; }
 .uploaded { display: flex; gap: .8rem; align-items: center; }
 .uploaded img { height: 120px; width: auto; border-radius: 6px; margin: 0; }
