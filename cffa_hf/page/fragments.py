@@ -107,6 +107,11 @@ def why(explanation: Explanation) -> str:
     return f"<section class='why' aria-label='Why this result'>{''.join(parts)}</section>"
 
 
+def hint(answer: Answer) -> str:
+    """Say, while no result is explained, that each can be."""
+    return "<p class='why quiet'>Press a result to see why it was found.</p>" if answer.found else ""
+
+
 def recent(history: History) -> str:
     """Write the queries of this visit as buttons."""
     if not history.recent:

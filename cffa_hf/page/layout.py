@@ -90,8 +90,10 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
             "show_progress_on": [status],
         }
         blocks.load(opened, None, **options)
-        gr.on([text.submit, search.click], searched, inputs, **options)
-        gr.on([weight.release, *(field.input for field in (count, *filters))], refined, inputs, **options)
+        typed = [field for field in filters if isinstance(field, gr.Textbox)]
+        chosen = [count, *(field for field in filters if field not in typed)]
+        gr.on([text.submit, search.click, *(field.submit for field in typed)], searched, inputs, **options)
+        gr.on([weight.release, *(field.input for field in chosen)], refined, inputs, **options)
         upload.upload(sent, [visit, upload, *inputs[1:]], **options)
         for part in (examples, uploaded, status, results, why, recent):
             part.click(pressed, inputs, **options)

@@ -85,7 +85,9 @@ class SearchPage:
         return self._ask(Visit(), query)
 
     def searched(self, visit: Visit, fields: Fields) -> Visit:
-        """Search for what stands in the fields, and for the uploaded picture."""
+        """Search for what stands in the fields, and for the uploaded picture; with neither, again for images like one."""
+        if visit.history.query.like and not (fields.text.strip() or visit.picture):
+            return self.refined(visit, fields)
         return self._ask_checked(visit, fields, text=fields.text.strip(), picture=visit.picture, like=None)
 
     def refined(self, visit: Visit, fields: Fields) -> Visit:
@@ -146,7 +148,7 @@ class SearchPage:
         return {
             "status": fragments.status(visit.answer, len(self.gallery), visit.history, error=visit.error),
             "results": fragments.results(visit.answer, chosen=visit.chosen, labels=labels),
-            "why": "".join(map(fragments.why, explanations)),
+            "why": "".join(map(fragments.why, explanations)) or fragments.hint(visit.answer),
             "recent": fragments.recent(visit.history),
             "uploaded": fragments.uploaded(data_uri(visit.picture, THUMBNAIL) if visit.picture else None),
         }

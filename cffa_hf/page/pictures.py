@@ -14,7 +14,7 @@ from cffa_hf.inputs.images import ImageSource, read_image
 THUMBNAIL, LARGE = 192, 512
 """Longest side in pixels."""
 UPLOADED = 1024
-MAX_UPLOAD = 10_000_000
+MAX_UPLOAD = 10 * 2**20
 """Bytes of an uploaded picture."""
 
 
@@ -28,7 +28,7 @@ def read_upload(content: bytes) -> Image.Image:
         InputError: If it is too large or no picture of the formats that are read.
     """
     if len(content) > MAX_UPLOAD:
-        raise InputError(f"The picture has more than {MAX_UPLOAD // 1_000_000} MB; scale it down and try again.")
+        raise InputError(f"The picture has more than {MAX_UPLOAD // 2**20} MB; scale it down and try again.")
     try:
         image = read_image(content)
     except InputError as error:
