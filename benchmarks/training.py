@@ -35,11 +35,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.cpu_layers import Linear, use_cpu_layers
 from cffa_hf.loss_terms import loss_terms
 from cffa_hf.losses import LossSettings
 from cffa_hf.matrix_product import ONEDNN
 from cffa_hf.modeling_cffa import CFFAForPreTraining
-from cffa_hf.training.cpu_layers import Linear, use_cpu_layers
 from cffa_hf.training.cpu_memory import kept_memory
 
 WAYS = ("plain", "ours")

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cffa_hf.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
 from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS
-from cffa_hf.training.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
 from tests.tiny import tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ MODULES = {
 }
 # The floors: a room imports itself and the floors above it; nothing beside it, nothing below.
 FLOORS = [
-    "errors version names files command_line matrix_product configuration_cffa losses loss_terms",
-    "modeling_cffa inputs metrics demo",
+    "errors version names files command_line matrix_product precision configuration_cffa losses loss_terms",
+    "modeling_cffa inputs metrics demo cpu_layers",
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search",
     "reporting publishing",
@@ -20,11 +20,12 @@ FLOORS = [
     "cli __init__",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-# Within the first floor: the guard and the writer of files know the errors, the terms the losses.
+# Within the first floor: the guard, the writer of files and the precision know the errors, the terms the losses.
 STEPS = {
     "files": {"errors"},
     "loss_terms": {"losses"},
     "command_line": {"errors"},
+    "precision": {"errors"},
     "modeling_cffa": {"configuration_cffa"},
 }
 TRAVELLING = ("configuration_cffa", "modeling_cffa")

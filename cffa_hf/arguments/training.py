@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from cffa_hf.arguments.search_space import SearchSettings, SearchSpace, read_space
 from cffa_hf.errors import InputError
 from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
+from cffa_hf.precision import computes_bfloat16
 
 PRECISIONS = ("auto", "bfloat16", "float32", "published")
 # The names under which the Trainer knows torch's Adam, fused or not.
@@ -181,7 +182,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
         self.check_settings()
         self.check_search()
         on_gpu = torch.cuda.is_available() and not self.use_cpu
-        if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(on_gpu)):
+        device = "cuda" if on_gpu else "cpu"
+        if self.precision == "bfloat16" or (self.precision == "auto" and not self.fp16 and computes_bfloat16(device)):
             self.bf16 = True
             self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
@@ -311,11 +313,3 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
         clone = self.__class__.__new__(self.__class__)
         clone.__dict__ = copy.deepcopy(self.__dict__, memo)
         return clone
-
-
-def computes_bfloat16(on_gpu: bool) -> bool:
-    """Tell whether the GPU, or else the CPU, has instructions for bfloat16 (emulating them would be slow)."""
-    if on_gpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

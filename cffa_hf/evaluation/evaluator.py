@@ -95,6 +95,7 @@ class RetrievalEvaluator:
         batch_size: Items in a batch.
         num_workers: Processes that decode images.
         progress: Whether a progress bar is shown.
+        precision: Of the `Embedder`; during a training, its own autocast decides.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class RetrievalEvaluator:
         batch_size: int = 256,
         num_workers: int = 0,
         progress: bool = True,
+        precision: str = "float32",
     ):
         size = processor.image_processor.size
         self.processor, self.tokenizer = processor, processor.tokenizer
@@ -112,6 +114,7 @@ class RetrievalEvaluator:
         self.captions = self.caption_dataset(rows)
         self.cameras: list[str | None] = rows["camera"][:] if "camera" in rows.column_names else []
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+        self.precision = precision
 
     def caption_dataset(self, rows: datasets.Dataset) -> CaptionDataset:
         """Tokenise the captions of rows for this evaluator's model."""
@@ -176,14 +179,14 @@ class RetrievalEvaluator:
         share = order[state.process_index :: state.num_processes]
         batches = [share[start : start + self.batch_size] for start in range(0, len(share), self.batch_size)]
         progress = f"Encoding {what}" if self.progress else None
-        return encode_batches(model, dataset, batches, self.processor, num_workers=self.num_workers, progress=progress)
+        embedder = Embedder(model, self.processor, precision=self.precision)
+        return encode_batches(embedder, dataset, batches, num_workers=self.num_workers, progress=progress)
 
 
 def encode_batches(
-    model: nn.Module,
+    embedder: Embedder,
     dataset: Dataset,
     batches: Sequence[np.ndarray],
-    processor: CLIPProcessor,
     *,
     num_workers: int = 0,
     progress: str | None = None,
@@ -191,10 +194,9 @@ def encode_batches(
     """Encode a dataset, each process its own batches, `(items, width)`, float32, on the CPU of every process.
 
     Args:
-        model: Any with `get_image_features` and `get_text_features`; its mode is restored afterwards.
+        embedder: Encodes a batch.
         dataset: Images as `ImageDataset` gives them, or captions as `CaptionDataset` does.
         batches: Numbers of the items of this process, cut into batches; over all processes each item comes once.
-        processor: The processor of the model.
         num_workers: Processes that decode images.
         progress: What the progress bar says; None: no bar.
     """
@@ -203,12 +205,12 @@ def encode_batches(
         dataset,
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=num_workers,
-        collate_fn=PairCollator(processor.tokenizer.pad_token_id),
+        collate_fn=PairCollator(embedder.processor.tokenizer.pad_token_id),
         worker_init_fn=SignalsLeftToMain(),
         generator=torch.Generator(),  # else it draws from the global one, and evaluating would change training
     )
     bar = tqdm(loader, desc=progress, disable=progress is None or not state.is_main_process, leave=False)
-    encoded = Embedder(model, processor).encode(bar)
+    encoded = embedder.encode(bar)
     share = np.concatenate([np.empty(0, dtype=np.int64), *batches])
     gathered = gather_object([(share, encoded)]) if state.num_processes > 1 else [(share, encoded)]
     items = sum(len(rows) for rows, _ in gathered)

@@ -1,7 +1,7 @@
 """A model at work.
 
-Read embedder.py (images and captions -> vectors), modes.py (evaluation and back), chosen_tokens.py (which patches and
-words it chose) and views.py (those patches as pixels).
+Read embedder.py (images and captions -> vectors), modes.py (evaluation with the layers of the device, and back),
+chosen_tokens.py (which patches and words it chose) and views.py (those patches as pixels).
 """
 
 from cffa_hf.inference.chosen_tokens import Selection, select

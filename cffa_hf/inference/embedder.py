@@ -1,35 +1,68 @@
 """Images and captions -> unit vectors: the one loop that encodes, for evaluation, galleries and single queries alike."""
 
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPProcessor
 
+from cffa_hf.errors import InputError
 from cffa_hf.inference.modes import evaluation_mode
 from cffa_hf.inputs.images import ImageSource, load_pixels, normalise_images
 from cffa_hf.inputs.processor import encode_captions
+from cffa_hf.precision import resolve_precision
+
+AHEAD = 2  # batches of images that are decoded while the model computes
+ImageBatch = tuple[list[int], Tensor, list[tuple[int, str]]]
+"""Numbers of the images, their embeddings `(images, width)`, and those that cannot be read, each with the reason."""
 
 
 class Embedder:
     """A model at work, with the processor that prepares its inputs.
 
+    Several threads may use one embedder, and several embedders one model. Weights are never changed: on a CPU, faster
+    layers stand in for the model's own while it computes, and its mode is restored after each batch.
+
     Args:
-        model: Any with `get_image_features` and `get_text_features`, on any device; its mode is restored after each call.
+        model: Any with `get_image_features` and `get_text_features`, on any device.
         processor: Its processor.
-        batch_size: Items encoded at once.
+        batch_size: Images encoded at once; captions at once have at most the tokens of as many captions of full length.
+        precision: "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
+            where the device computes in it.
+
+    Raises:
+        InputError: If the batch size is below 1, there is no such precision, or the model does not go with it.
     """
 
-    def __init__(self, model: nn.Module, processor: CLIPProcessor, *, batch_size: int = 64):
+    def __init__(self, model: nn.Module, processor: CLIPProcessor, *, batch_size: int = 64, precision: str = "auto"):
+        if batch_size < 1:
+            raise InputError(f"The batch size must be at least 1, not {batch_size}.")
         self.model, self.processor, self.batch_size = model, processor, batch_size
+        types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+        weights = next(iter(types - {torch.float32}), torch.float32)
+        self.precision = resolve_precision(precision, weights, self.device)
+        self._autocast = self.precision == "bfloat16" and weights == torch.float32
 
-    def images(self, sources: Sequence[ImageSource]) -> Tensor:
-        """Embed images, `(images, width)`, float32, on the CPU.
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def width(self) -> int:
+        """Return the width of the embeddings."""
+        config: Any = self.model.config
+        return config.embedding_dim
+
+    def images(self, sources: Iterable[ImageSource]) -> Tensor:
+        """Embed images, `(images, width)`, unit rows, float32, on the CPU.
 
         Args:
             sources: Paths, bytes, images of Pillow: whatever `read_image` takes.
@@ -37,28 +70,44 @@ class Embedder:
         Raises:
             InputError: If an image cannot be read.
         """
-        size = self.processor.image_processor.size
-        read = partial(load_pixels, image_size=(size["height"], size["width"]))
-        starts = range(0, len(sources), self.batch_size)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return self.encode(
-                {"pixel_values": torch.stack(list(pool.map(read, sources[start : start + self.batch_size])))}
-                for start in starts
-            )
+        parts = []
+        for _, vectors, failures in self.image_batches(sources):
+            if failures:
+                raise InputError(failures[0][1])
+            parts.append(vectors)
+        return torch.cat(parts) if parts else torch.empty(0, self.width)
+
+    def image_batches(self, sources: Iterable[ImageSource]) -> Iterator[ImageBatch]:
+        """Embed images batch by batch, so that each finished batch can be stored; the next ones are decoded meanwhile.
+
+        Args:
+            sources: Paths, bytes, images of Pillow: whatever `read_image` takes; read a few batches ahead.
+
+        Yields:
+            Numbers of the images, in order; their embeddings `(images, width)`, unit rows, float32, on the CPU; and the
+            images of this batch that cannot be read, each number with one sentence.
+        """
+        for indices, pixels, failures in self._decoded(sources):
+            if pixels:
+                yield indices, self._encode({"pixel_values": torch.stack(pixels)}), failures
+            else:
+                yield indices, torch.empty(0, self.width), failures
 
     def captions(self, texts: Sequence[str]) -> Tensor:
-        """Embed captions, `(captions, width)`, float32, on the CPU; they are cleaned and cut like those of a dataset.
+        """Embed captions, `(captions, width)`, unit rows, float32, on the CPU; they are cleaned and cut like a dataset's.
 
         They are encoded in order of length, so that little is padded, and returned in their own order.
 
         Args:
             texts: Any sentences.
         """
+        if not len(texts):
+            return torch.empty(0, self.width)
         tokenizer = self.processor.tokenizer
         ids = encode_captions(tokenizer, texts, tokenizer.model_max_length)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        encoded = self.encode(self._padded([ids[index] for index in part]) for part in parts)
+        parts = token_batches([len(ids[index]) for index in order], self.batch_size * tokenizer.model_max_length)
+        encoded = self.encode(self._padded([ids[index] for index in order[part]]) for part in parts)
         result = torch.empty_like(encoded)
         result[torch.tensor(order, dtype=torch.int64)] = encoded
         return result
@@ -70,21 +119,67 @@ class Embedder:
             batches: Each with `pixel_values`, uint8, `(batch, 3, height, width)`, or with `input_ids` and
                 `attention_mask`, `(batch, length)`.
         """
-        encoder: Any = self.model
-        device = next(self.model.parameters()).device
-        parts = []
-        with evaluation_mode(self.model):
-            for batch in batches:
-                if "pixel_values" in batch:
-                    pixels = normalise_images(batch["pixel_values"].to(device, non_blocking=True))
-                    parts.append(encoder.get_image_features(pixels).float().cpu())
-                else:
-                    ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-                    parts.append(encoder.get_text_features(ids, mask).float().cpu())
+        parts = [self._encode(batch) for batch in batches]
         return torch.cat(parts) if parts else torch.empty(0)
+
+    def _encode(self, batch: dict[str, Tensor]) -> Tensor:
+        encoder: Any = self.model
+        device = self.device
+        with evaluation_mode(self.model):
+            if not self._autocast:
+                return _features(encoder, batch, device).float().cpu()
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                features = _features(encoder, batch, device)
+            return F.normalize(features.float(), dim=-1).cpu()
+
+    def _decoded(
+        self, sources: Iterable[ImageSource]
+    ) -> Iterator[tuple[list[int], list[Tensor], list[tuple[int, str]]]]:
+        """Read images in threads, some batches ahead of the one that is yielded: numbers, pixels, failures."""
+        size = self.processor.image_processor.size
+        image_size = size["height"], size["width"]
+        numbered = enumerate(sources)
+        waiting: deque[list[tuple[int, Future[Tensor]]]] = deque()
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            for _ in count():
+                while len(waiting) <= AHEAD and (batch := list(islice(numbered, self.batch_size))):
+                    waiting.append([(index, pool.submit(load_pixels, source, image_size)) for index, source in batch])
+                if not waiting:
+                    return
+                indices, pixels, failures = [], [], []
+                for index, result in waiting.popleft():
+                    try:
+                        pixels.append(result.result())
+                        indices.append(index)
+                    except InputError as error:
+                        failures.append((index, str(error)))
+                yield indices, pixels, failures
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         rows = [torch.tensor(row) for row in ids]
         padded = pad_sequence(rows, batch_first=True, padding_value=self.processor.tokenizer.pad_token_id)
         lengths = torch.tensor([len(row) for row in rows])
         return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
+
+
+def token_batches(lengths: Sequence[int], most: int) -> list[slice]:
+    """Cut captions in order of length into batches that hold a number of tokens at most, padding included.
+
+    Args:
+        lengths: Of the captions in tokens, ascending.
+        most: Tokens of a batch; a caption that is longer is a batch of its own.
+    """
+    starts = [0]
+    for index, length in enumerate(lengths):
+        if (index + 1 - starts[-1]) * length > most and index > starts[-1]:
+            starts.append(index)
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+
+
+def _features(encoder: Any, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+    if "pixel_values" in batch:
+        return encoder.get_image_features(normalise_images(batch["pixel_values"].to(device, non_blocking=True)))
+    return encoder.get_text_features(batch["input_ids"].to(device), batch["attention_mask"].to(device))

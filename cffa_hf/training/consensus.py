@@ -28,6 +28,7 @@ from cffa_hf.data.pairs import PairDataset
 from cffa_hf.data.sampler import ShuffleSampler
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.evaluator import encode_batches
+from cffa_hf.inference.embedder import Embedder
 from cffa_hf.losses import LossSettings
 from cffa_hf.modeling_cffa import CFFAForPreTraining, Encoding
 from cffa_hf.training.lora import training_model
@@ -265,10 +266,9 @@ class ConsensusDivision(TrainerCallback):
             ):
                 batches = [order[start : start + size] for start in range(0, len(order), size)]
                 encoded = encode_batches(
-                    SideBySide(model),
+                    Embedder(SideBySide(model), self.processor, precision="float32"),
                     data,
                     batches[state.process_index :: state.num_processes],
-                    self.processor,
                     num_workers=args.dataloader_num_workers,
                     progress=None if args.disable_tqdm else f"Weighing {name}",
                 )

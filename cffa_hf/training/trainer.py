@@ -24,6 +24,7 @@ from transformers.training_args import OptimizerNames
 
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import weights_digest
+from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
@@ -37,7 +38,6 @@ from cffa_hf.records.results import set_aside_results
 from cffa_hf.training.batch_loss import BatchLoss, of_the_model
 from cffa_hf.training.batches import fit_arguments, pair_collator, training_pairs, training_transform_of
 from cffa_hf.training.consensus import ConsensusDivision
-from cffa_hf.training.cpu_layers import use_cpu_layers
 from cffa_hf.training.cpu_memory import kept_memory
 from cffa_hf.training.distributed import process_count, synchronise_batch_norm
 from cffa_hf.training.gradient_cache import cached_backward

@@ -49,7 +49,7 @@ def test_a_sentence_ranks_a_folder_by_the_models_own_scores(rows, processor, mod
     pixels = processor(images=read_image(best.path), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         expected = model.get_image_features(pixels)[0] @ embed_sentence(model, processor, "a person in a red shirt")
-    assert best.score == pytest.approx(float(expected), abs=1e-5)
+    assert best.score == pytest.approx(float(expected), abs=5e-3)  # the gallery may compute in bfloat16
 
 
 def test_a_query_is_cleaned_like_a_caption(processor, model):

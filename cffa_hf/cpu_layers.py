@@ -1,8 +1,10 @@
-"""Layers for training on a CPU: they compute what the stock ones do, in less time. Published models do without them.
+"""Layers for a CPU: they compute what the stock ones do, in less time. Published models do without them.
 
 All have the weights, the names and the results of the layers they stand for; where a fast road is not open (another
 device, another type, a compiler at work), they take the stock one.
 """
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -115,10 +117,29 @@ class ImageAttention(CLIPAttention):
         return self.out_proj(RecomputedAttention.apply(*heads).transpose(1, 2).flatten(2)), None
 
 
-def use_cpu_layers(model: nn.Module) -> None:
-    """Let the linear layers and the image attention of a model take the fast roads of this file, in place."""
+def use_cpu_layers(model: nn.Module) -> list[tuple[nn.Module, type[nn.Module]]]:
+    """Let the linear layers and the image attention of a model take the fast roads of this file, in place.
+
+    Returns:
+        Each layer that was changed, with the class that it had; `restore_layers` takes them.
+    """
+    changed: list[tuple[nn.Module, type[nn.Module]]] = []
     for module in model.modules():
-        if type(module) is nn.Linear:
+        stock = type(module)
+        if stock is nn.Linear:
             module.__class__ = Linear
-        elif type(module) is CLIPAttention and isinstance(module.config, CLIPVisionConfig):
+        elif stock is CLIPAttention and isinstance(module.config, CLIPVisionConfig):
             module.__class__ = ImageAttention
+        if type(module) is not stock:
+            changed.append((module, stock))
+    return changed
+
+
+def restore_layers(changed: Iterable[tuple[nn.Module, type[nn.Module]]]) -> None:
+    """Undo `use_cpu_layers`.
+
+    Args:
+        changed: What it returned.
+    """
+    for module, stock in changed:
+        module.__class__ = stock
