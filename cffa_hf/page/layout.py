@@ -1,6 +1,7 @@
 """The page in Gradio: components, and which method of `SearchPage` each event calls."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -42,7 +43,7 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
                 list(COUNTS), value=COUNTS[0], label="results", min_width=110, filterable=False, elem_id="count"
             )
         with gr.Accordion("Search by a picture", open=False):
-            upload = gr.UploadButton("Choose a picture", type="binary", file_types=["image"], elem_id="upload", size="md")
+            upload = gr.UploadButton("Choose a picture", type="filepath", file_types=["image"], elem_id="upload", size="md")
             uploaded = _part("", js=PRESSED)
             weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the sentence beside a picture", elem_id="weight")
         status = _part("", js=PRESSED + ADDRESS, elem_id="status")
@@ -72,7 +73,9 @@ def build(page: SearchPage, *, model: str = "") -> gr.Blocks:
             return shown(page.refined(before, _fields(values)), _fields(values))
 
         def sent(before: Visit, *values: Any) -> list[Any]:
-            content, *typed = values
+            path, *typed = values
+            content = Path(path).read_bytes()
+            Path(path).unlink()  # Gradio would keep it for an hour
             return shown(page.uploaded(before, _fields(typed), content), _fields(typed))
 
         def pressed(event: gr.EventData, before: Visit, *values: Any) -> list[Any]:
