@@ -14,6 +14,7 @@ from cffa_hf.page.pictures import LARGE, THUMBNAIL, data_uri, file_uri
 from cffa_hf.page.query import Query
 from cffa_hf.search.gallery import Gallery, SearchResult
 
+
 @dataclass(frozen=True)
 class Found:
     """One result as it is shown.
@@ -138,7 +139,9 @@ class Searcher:
         shape.thumbnail((LARGE, LARGE))
         view = Image.fromarray(chosen_view(selection)).resize(shape.size, Image.Resampling.BICUBIC)
         most = max(selection.attention, default=0.0) or 1.0
-        words = zip(selection.words, (value / most for value in selection.attention), selection.chosen_words, strict=True)
+        words = zip(
+            selection.words, (value / most for value in selection.attention), selection.chosen_words, strict=True
+        )
         patches = selection.chosen_patches
         return Explanation(
             found, picture, data_uri(view, LARGE), (int(patches.sum()), patches.numel()), words=tuple(words)

@@ -55,7 +55,9 @@ def where_of(filters: Sequence[Filter], values: Sequence[Any]) -> dict[str, Any]
             where |= {one.column: chosen} if chosen else {}
         else:
             ends = {"min": next(rest), "max": next(rest)}
-            limits = {end: str(value).strip() for end, value in ends.items() if value is not None and str(value).strip()}
+            limits = {
+                end: str(value).strip() for end, value in ends.items() if value is not None and str(value).strip()
+            }
             where |= {one.column: limits} if limits else {}
     return where
 

@@ -89,10 +89,14 @@ def why(explanation: Explanation) -> str:
     """Write why an image is among the results: the chosen patches and words, and what is known about it."""
     one = explanation.found
     parts = [f"<h2 tabindex='-1'>Why result {one.place}?</h2>"]
-    figures = [_figure(explanation.picture, "The picture", f"Result {one.place}, enlarged")] if explanation.picture else []
+    figures = (
+        [_figure(explanation.picture, "The picture", f"Result {one.place}, enlarged")] if explanation.picture else []
+    )
     if explanation.patches:
         said = f"{explanation.chosen[0]} of {explanation.chosen[1]} patches chosen"
-        figures.append(_figure(explanation.patches, said, f"The same picture, faded but for the chosen patches; {said}"))
+        figures.append(
+            _figure(explanation.patches, said, f"The same picture, faded but for the chosen patches; {said}")
+        )
     parts.append(f"<div class='figures'>{''.join(figures)}</div>")
     if explanation.words:
         parts.append(f"<p class='words'>{' '.join(map(_word, explanation.words))}</p>")

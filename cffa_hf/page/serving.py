@@ -99,6 +99,8 @@ def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: i
                 app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
             )
         except OSError as error:
-            raise RunStopped(f"The page cannot listen on {host}:{port} ({one_line(error)}); choose another --port.") from error
+            raise RunStopped(
+                f"The page cannot listen on {host}:{port} ({one_line(error)}); choose another --port."
+            ) from error
         finally:
             blocks.close(verbose=False)

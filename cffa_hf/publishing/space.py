@@ -44,7 +44,9 @@ def check_model(kind: str, model: str | None) -> None:
         InputError: If it is not.
     """
     if kind == "search" and not model:
-        raise InputError("The Space of the search page needs a model; give --model with its folder or its name on the Hub.")
+        raise InputError(
+            "The Space of the search page needs a model; give --model with its folder or its name on the Hub."
+        )
     if kind != "search" and model:
         raise InputError(f"The Space {kind!r} has no model; leave out --model.")
 
