@@ -12,6 +12,7 @@ from cffa_hf.version import VERSION
 # imported, so that help is printed at once.
 COMMANDS = {
     "search": ("cffa_hf.cli.search", "rank the images of a folder by a sentence"),
+    "app": ("cffa_hf.cli.app", "search a gallery on a page in the browser"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
     "convert": (
         "cffa_hf.cli.convert",

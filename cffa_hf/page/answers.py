@@ -11,7 +11,7 @@ from cffa_hf.inference.chosen_tokens import select
 from cffa_hf.inference.views import chosen_view
 from cffa_hf.inputs.images import read_image
 from cffa_hf.page.pictures import LARGE, THUMBNAIL, data_uri, file_uri
-from cffa_hf.page.query import Query
+from cffa_hf.page.query import MAX_TEXT, Query
 from cffa_hf.search.gallery import Gallery, SearchResult
 
 
@@ -89,6 +89,8 @@ class Searcher:
         if query.is_empty:
             problem = "Type a sentence that describes a person, or choose a picture."
             return Answer(query, problem=problem, refused=True)
+        if len(query.text) > MAX_TEXT:
+            return Answer(query, problem=f"A sentence has at most {MAX_TEXT:,} characters; shorten it.", refused=True)
         try:
             results = self._search(query)
         except InputError as error:

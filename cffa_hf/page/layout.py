@@ -10,11 +10,10 @@ import gradio as gr
 from cffa_hf.page import fragments
 from cffa_hf.page.filters import Filter
 from cffa_hf.page.page import Fields, SearchPage, Visit
-from cffa_hf.page.query import COUNTS
+from cffa_hf.page.query import COUNTS, MAX_TEXT
 from cffa_hf.page.style import ADDRESS, PRESSED, SHOW
 
 HOUR = 3600
-MAX_TEXT = 2000
 TITLE = "Find a person by a description"
 
 
@@ -94,26 +93,29 @@ def _lay_out(page: SearchPage) -> Parts:
 
 
 def _connect(blocks: gr.Blocks, page: SearchPage, parts: Parts) -> None:
-    def shown(after: Visit, typed: Fields) -> list[Any]:
-        fields = page.fields(after, typed)
-        values = [after, fields.text, fields.text_weight, fields.count, *fields.filters]
-        return [*values, *page.parts(after).values()]
+    def shown(after: Visit, fields: Fields | None = None) -> list[Any]:
+        values: list[Any] = [gr.skip()] * (3 + len(parts.filters))  # somebody may be typing
+        if fields:
+            values = [fields.text, fields.text_weight, fields.count, *fields.filters]
+        return [after, *values, *page.parts(after).values()]
 
     def opened(request: gr.Request) -> list[Any]:
-        nothing = Fields(filters=[None] * len(parts.filters))
-        return shown(page.opened(request.query_params.multi_items()), nothing)
+        after = page.opened(request.query_params.multi_items())
+        return shown(after, page.fields(after) if after.history.stack else None)
 
     def pressed(event: gr.EventData, before: Visit, *values: Any) -> list[Any]:
         number = event.value if isinstance(event.value, int) else -1
-        return shown(page.acted(before, _fields(values), str(event.action), number), _fields(values))
+        after = page.acted(before, _fields(values), str(event.action), number)
+        changed = after.history.query is not before.history.query
+        return shown(after, page.fields(after) if changed else None)
 
     def sent(before: Visit, path: str, *values: Any) -> list[Any]:
         content = Path(path).read_bytes()
         Path(path).unlink()  # Gradio would keep it for an hour
-        return shown(page.uploaded(before, _fields(values), content), _fields(values))
+        return shown(page.uploaded(before, _fields(values), content))
 
     def asked(action: Callable[[Visit, Fields], Visit]) -> Callable[..., list[Any]]:
-        return lambda before, *values: shown(action(before, _fields(values)), _fields(values))
+        return lambda before, *values: shown(action(before, _fields(values)))
 
     # One at a time: there is one model. Nothing of it is an API for others.
     options: dict[str, Any] = {
@@ -121,6 +123,7 @@ def _connect(blocks: gr.Blocks, page: SearchPage, parts: Parts) -> None:
         "api_visibility": "private",
         "concurrency_id": "model",
         "concurrency_limit": 1,
+        "trigger_mode": "always_last",
         "show_progress": "minimal",
         "show_progress_on": [parts.status],
     }

@@ -133,10 +133,8 @@ class SearchPage:
             return self.searched(without, fields) if fields.text.strip() else without
         return visit
 
-    def fields(self, visit: Visit, typed: Fields) -> Fields:
-        """Return what is to stand in the fields: the present query, or what was typed where that was wrong."""
-        if visit.error or not visit.history.stack:
-            return typed
+    def fields(self, visit: Visit) -> Fields:
+        """Return what is to stand in the fields after something else than the fields chose the query."""
         query = visit.history.query
         return Fields(query.text, query.text_weight, query.count, values_of(self.filters, query.where))
 

@@ -10,6 +10,8 @@ from PIL import Image
 from cffa_hf.errors import InputError
 
 COUNTS = (10, 20, 50)
+MAX_TEXT = 2000
+"""Characters of a sentence."""
 REMEMBERED = 20
 """Queries that a history keeps."""
 

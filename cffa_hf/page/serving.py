@@ -1,8 +1,11 @@
 """The page as a server that serves nothing but itself, and asks no other host for anything."""
 
 import os
+import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,6 +22,21 @@ POLICY = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 FONTS = ["system-ui", "sans-serif"]  # of the machine that shows the page
+# What Gradio offers beside the page, all off.
+CLOSED: dict[str, Any] = {
+    "share": False,
+    "inbrowser": False,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "quiet": True,
+    "prevent_thread_lock": True,
+    "max_file_size": MAX_UPLOAD,
+    "state_session_capacity": 1000,
+}
 Scope = MutableMapping[str, Any]
 Send = Callable[[Scope], Awaitable[None]]
 
@@ -59,7 +77,7 @@ def own_folder() -> Iterator[None]:
 
 
 def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until the process is interrupted.
+    """Serve the page until the process is interrupted or told to end.
 
     Args:
         page: What is served.
@@ -80,24 +98,15 @@ def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: i
         except ImportError as error:
             raise InputError("The page needs Gradio; install it with pip install 'cffa_hf[app]'.") from error
         blocks = build(page, model=model)
+        theme = gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS)
+        where: dict[str, Any] = {"server_name": host, "server_port": port}
+        own_pages = {"middleware": [Middleware(OwnPagesOnly)]}
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is temporary is removed
         try:
-            blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                inbrowser=False,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                max_file_size=MAX_UPLOAD,
-                state_session_capacity=1000,
-                theme=gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS),
-                css=CSS,
-                app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
-            )
+            _, address, _ = blocks.launch(**where, **CLOSED, theme=theme, css=CSS, app_kwargs=own_pages)
+            print(f"{address} shows the page; Ctrl+C ends it.", flush=True)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
         except OSError as error:
             raise RunStopped(
                 f"The page cannot listen on {host}:{port} ({one_line(error)}); choose another --port."

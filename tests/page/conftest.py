@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cffa_hf.demo.pictures import write_demo_pictures
+from cffa_hf.checkpoints.provenance import open_checkpoint
+from cffa_hf.demo.pictures import METADATA, write_demo_pictures
+from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
+from cffa_hf.search.gallery import Gallery
 from tests.page.browser import open_browser
 from tests.processes import CONTEXT, run_script
 from tests.tiny import IMAGE_SIZE, VOCABULARY, tiny_model
@@ -109,6 +112,8 @@ def running(folder: Path, *words: object) -> Iterator[Site]:
         assert not site.foreign.exists(), site.foreign.read_text()
     finally:
         site.stop()
+    assert site.process.exitcode == 0
+    assert not list(site.temporary.iterdir())  # uploads, and rendered pictures
 
 
 @pytest.fixture(scope="session")
@@ -120,6 +125,15 @@ def home(tmp_path_factory) -> Path:
     tiny_model().base_model.save_pretrained(home / "model")
     build_processor(train_tokenizer(sentences, VOCABULARY), IMAGE_SIZE).save_pretrained(home / "model")
     return home
+
+
+@pytest.fixture(scope="session")
+def indexed(home) -> Gallery:
+    """The gallery of `home`, written into `home/gallery`."""
+    checkpoint = open_checkpoint(home / "model", device="cpu")
+    embedder = Embedder(checkpoint.model, checkpoint.processor, precision="float32")
+    pictures = home / "pictures"
+    return Gallery.from_folder(embedder, pictures, home / "gallery", metadata=pictures / METADATA, progress=False)
 
 
 @pytest.fixture(scope="session")
