@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test clean
+.PHONY: setup demo test lint fast-test gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -43,6 +43,10 @@ fast-test: setup
 
 test: lint
 	$(BIN)/pytest
+
+# All that needs a GPU, in one report of a page; without one it says so.
+gpu-check: .venv/installed
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf .venv $(DATA) outputs

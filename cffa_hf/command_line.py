@@ -2,11 +2,17 @@
 
 import argparse
 import difflib
+import errno
+import os
+import platform
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cffa_hf.errors import InputError, RunStopped, mask_tokens, plain_error
+from cffa_hf.errors import InputError, RunStopped, mask_tokens, one_line, plain_error
+from cffa_hf.version import VERSION
 
 
 def without_values(message: str, options: Sequence[str]) -> str:
@@ -49,27 +55,87 @@ class CommandParser(argparse.ArgumentParser):
         super().error(without_values(message, list(self._option_string_actions)))
 
 
-def guarded(main: Callable[[], object]) -> int:
+def guarded(main: Callable[[Sequence[str]], object], words: Sequence[str] | None = None) -> int:
     """Run a command, and print in one sentence why it failed.
 
+    What nobody foresaw is a bug of this package: its traceback goes into a file that can be sent to us. `--debug` without
+    a value prints every traceback instead.
+
     Args:
-        main: The command; what it returns is the status, if it is an integer.
+        main: The command, which takes its command line; what it returns is the status, if it is an integer.
+        words: Command line without the program's name; None: that of the process.
 
     Returns:
-        The exit status: 2 after a mistake in the input, 1 if it could not go on for another reason.
+        The exit status: 2 after a mistake in the input, 1 if it could not go on for another reason, 130 after Ctrl-C.
     """
+    words = list(sys.argv[1:] if words is None else words)
+    debug = [place for place, word in enumerate(words) if word == "--debug" and _has_no_value(words, place)]
     try:
-        status = main()
-    except InputError as error:
-        print(f"error: {plain_error(error)}", file=sys.stderr)
-        return 2
-    except RunStopped as error:
-        print(f"error: {mask_tokens(str(error))}", file=sys.stderr)
+        status = main([word for place, word in enumerate(words) if place not in debug])
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what was saved before is whole, and the same command goes on or starts again.",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if debug:
+            print(mask_tokens(traceback.format_exc()), file=sys.stderr)
+        sentence, status = explain(error)
+        print(f"error: {sentence}", file=sys.stderr)
+        return status
     return status if isinstance(status, int) else 0
 
 
-def run_guarded(main: Callable[[], object]) -> None:
+def _has_no_value(words: Sequence[str], place: int) -> bool:
+    """Tell our `--debug` from that of `transformers.TrainingArguments`, which takes a value."""
+    return place + 1 == len(words) or words[place + 1].startswith("-")
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Say in one sentence why a command failed.
+
+    Args:
+        error: That ended it.
+
+    Returns:
+        The sentence, and the exit status that goes with it.
+    """
+    if isinstance(error, InputError):
+        return str(plain_error(error)), 2
+    if isinstance(error, RunStopped):
+        return mask_tokens(str(error)), 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "The memory is full: take a smaller batch or a smaller model; what was saved before is whole.", 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        place = f" ({error.filename})" if error.filename else ""
+        return f"Nothing more can be written{place}: {error.strerror}; make room or choose another place.", 1
+    what = mask_tokens(f"{type(error).__name__}: {one_line(error, 200)}")
+    return (
+        f"This is a bug of cffa_hf, not a mistake of yours ({what}); please send us {_write_report(error)}, or run the "
+        "command with --debug to see it.",
+        1,
+    )
+
+
+def _write_report(error: Exception) -> str:
+    """Write the traceback of an error, without tokens, into a new file below the folder for temporary files."""
+    text = "".join(traceback.format_exception(error))
+    about = f"cffa_hf {VERSION}, Python {platform.python_version()}, {platform.platform()}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cffa-hf-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(f"{about}\n{mask_tokens(text)}")
+        return file.name
+    except OSError:
+        return "what it prints"
+
+
+def run_guarded(main: Callable[[Sequence[str]], object]) -> None:
     """Run a command as `guarded` does; where it fails the process ends with its status."""
     if status := guarded(main):
         sys.exit(status)

@@ -83,6 +83,22 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def writing(target: str | Path) -> Iterator[None]:
+    """Turn errors of the file system into an InputError that names the target.
+
+    Args:
+        target: What is written.
+
+    Raises:
+        InputError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(Path(target), error) from error
+
+
+@contextmanager
 def _replacing(path: Path, remedy: str = "choose another place") -> Iterator[Path]:
     """Give an empty file beside a path, and rename it to that path when it is written and flushed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -24,8 +24,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.
 STEPS = {
     "files": {"errors"},
     "loss_terms": {"losses"},
-    "command_line": {"errors"},
     "precision": {"errors"},
+    "command_line": {"errors", "version"},
     "modeling_cffa": {"configuration_cffa"},
 }
 TRAVELLING = ("configuration_cffa", "modeling_cffa")

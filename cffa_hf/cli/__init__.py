@@ -1,7 +1,6 @@
 """The command `cffa-hf`."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -11,7 +10,8 @@ from cffa_hf.version import VERSION
 # Where each subcommand's `add_parser(subparsers)` is, and its line of help. Only the module that is asked for is
 # imported, so that help is printed at once.
 COMMANDS = {
-    "search": ("cffa_hf.cli.search", "rank the images of a folder by a sentence"),
+    "index": ("cffa_hf.cli.index", "embed a folder of images into a gallery, or bring it up to date"),
+    "search": ("cffa_hf.cli.search", "rank a gallery, or a folder of images, by a sentence"),
     "app": ("cffa_hf.cli.app", "search a gallery on a page in the browser"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
     "convert": (
@@ -37,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 after a mistake in the input, 1 if it could not go on for another reason.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(_run, argv)
+
+
+def _run(words: Sequence[str]) -> object:
     parser = CommandParser(prog="cffa-hf", description="Text-based person retrieval with CFFA.")
     parser.add_argument("--version", action="version", version=f"cffa-hf {VERSION}")
     if words and words[0] in PROGRAMS:
-        program: Callable[[Sequence[str]], None] = import_module(PROGRAMS[words[0]][0]).main
-        return guarded(lambda: program(words[1:]))
+        return import_module(PROGRAMS[words[0]][0]).main(words[1:])
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text) in PROGRAMS.items():
         subparsers.add_parser(name, help=text)
@@ -53,4 +55,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparsers.add_parser(name, help=text)
     arguments = parser.parse_args(words)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
-    return guarded(lambda: run(arguments))
+    return run(arguments)

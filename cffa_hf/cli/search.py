@@ -1,38 +1,93 @@
-"""`cffa-hf search`: rank a folder of images by a sentence."""
+"""`cffa-hf search`: rank a gallery, or a folder of images, by a sentence."""
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
+from cffa_hf.errors import InputError
+from cffa_hf.inference.embedder import Embedder
+from cffa_hf.precision import PRECISIONS
 from cffa_hf.reporting.pictures import save_figure, search_figure
-from cffa_hf.search.gallery import INDEX, Gallery
+from cffa_hf.search.filters import parse_where
+from cffa_hf.search.gallery import Gallery
+from cffa_hf.search.header import HEADER, read_header
+from cffa_hf.search.results import SearchResult
 
 
 def add_parser(subparsers) -> None:
     """Add the subcommand to those of `cffa-hf`."""
-    parser = subparsers.add_parser("search", help="rank the images of a folder by a sentence")
-    parser.add_argument("checkpoint", help="folder of a model, or its name on the Hub")
-    parser.add_argument("images", type=Path, help="folder of images, or what --save wrote")
+    parser = subparsers.add_parser("search", help="rank a gallery, or a folder of images, by a sentence")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="what cffa-hf index wrote, or a folder of images")
     parser.add_argument("sentence", help="describes the person to look for")
-    parser.add_argument("--top", type=int, default=5, help="number of images to show")
-    parser.add_argument("--picture", type=Path, help="also draw the images found into this file")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep the embeddings there for the next search")
+    parser.add_argument("former", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--checkpoint",
+        help="folder of a model, or its name on the Hub; default: the one that the gallery was made with",
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="K", help="number of images to show; default: %(default)s"
+    )
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILTER",
+        help="camera=cam_a, camera=cam_a,cam_b, time>=2024-01-31",
+    )
+    parser.add_argument("--minimum-score", type=float, help="leave out images below it")
+    parser.add_argument("--sheet", type=Path, help="also draw the images found into this file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the gallery")
     parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Embed the images, or read their embeddings, and print the best ones with their scores."""
-    checkpoint = open_checkpoint(arguments.checkpoint, device=arguments.device)
-    if (arguments.images / INDEX).is_file():
-        gallery = Gallery.load(arguments.images, checkpoint.model, checkpoint.processor)
+    """Open the gallery and print the best images with their scores."""
+    if arguments.former is not None:
+        raise InputError(
+            f'The model is an option now: cffa-hf search {arguments.sentence} "..." --checkpoint {arguments.gallery}.'
+        )
+    gallery = open_gallery(arguments)
+    results = gallery.search(
+        arguments.sentence, arguments.top, where=parse_where(arguments.where), minimum_score=arguments.minimum_score
+    )
+    found = [dataclasses.replace(result, path=_shown(gallery, result)) for result in results]
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(result) for result in found], indent=1))
     else:
-        gallery = Gallery.from_folder(checkpoint.model, checkpoint.processor, arguments.images)
-    results = gallery.search(arguments.sentence, arguments.top)
-    if arguments.save:
-        gallery.save(arguments.save)
-    for place, result in enumerate(results, start=1):
-        print(f"{place:>3}  {result.score:.4f}  {result.path}")
-    if arguments.picture:
-        save_figure(search_figure(arguments.sentence, results), arguments.picture)
-        print(f"drawn in {arguments.picture}")
+        for place, result in enumerate(found, start=1):
+            print(f"{place:>3}  {result.score:.4f}  {result.path}")
+        if not found:
+            print("no image passes the filters")
+    if arguments.sheet and found:
+        save_figure(search_figure(arguments.sentence, found), arguments.sheet)
+        if not arguments.json:
+            print(f"drawn in {arguments.sheet}")
+
+
+def open_gallery(arguments: argparse.Namespace) -> Gallery:
+    """Open a gallery, or embed a folder of images in memory.
+
+    Args:
+        arguments: With `gallery`, `checkpoint`, `precision` and `device`.
+
+    Raises:
+        InputError: If it cannot be opened, or there is no model.
+    """
+    folder, saved = arguments.gallery, (arguments.gallery / HEADER).is_file()
+    recorded = read_header(folder) if saved else {}
+    name = arguments.checkpoint or recorded.get("checkpoint")
+    if not isinstance(name, str):
+        what = "this gallery does not say which model made it" if saved else "this is no gallery but a folder of images"
+        raise InputError(f"{folder}: {what}; name the model with --checkpoint.")
+    precision = arguments.precision or recorded.get("precision") or "auto"
+    embedder = Embedder.from_checkpoint(open_checkpoint(name, device=arguments.device), precision=precision)
+    return Gallery.open(folder, embedder) if saved else Gallery.from_folder(embedder, folder)
+
+
+def _shown(gallery: Gallery, result: SearchResult) -> str:
+    return str(gallery.root / result.path) if gallery.root else result.path

@@ -37,6 +37,10 @@ class Embedder:
         precision: "bfloat16": autocast over float32 weights; "float32": none but that of the caller; "auto": bfloat16
             where the device computes in it.
 
+    Attributes:
+        checkpoint: Folder or name on the Hub of the model, where it was opened by name.
+        weights_sha256: Digest of its weights, if so.
+
     Raises:
         InputError: If the batch size is below 1, there is no such precision, or the model does not go with it.
     """
@@ -49,6 +53,23 @@ class Embedder:
         weights = next(iter(types - {torch.float32}), torch.float32)
         self.precision = resolve_precision(precision, weights, self.device)
         self._autocast = self.precision == "bfloat16" and weights == torch.float32
+
+        self.checkpoint: str | None = None
+        self.weights_sha256: str | None = None
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, *, batch_size: int = 64, precision: str = "auto") -> "Embedder":
+        """Make the embedder of a checkpoint, which knows what it is called.
+
+        Args:
+            checkpoint: What `open_checkpoint` returned.
+            batch_size: As of the class.
+            precision: As of the class.
+        """
+        embedder = cls(checkpoint.model, checkpoint.processor, batch_size=batch_size, precision=precision)
+        embedder.checkpoint = checkpoint.name if checkpoint.commit else str(checkpoint.folder.resolve())
+        embedder.weights_sha256 = checkpoint.weights_sha256
+        return embedder
 
     @property
     def device(self) -> torch.device:

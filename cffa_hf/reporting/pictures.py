@@ -15,7 +15,7 @@ from cffa_hf.evaluation.ranked_queries import RankedImage, RankedQuery
 from cffa_hf.inference.chosen_tokens import Selection
 from cffa_hf.inference.views import chosen_view, spread_patches
 from cffa_hf.inputs.images import ImageSource, read_image
-from cffa_hf.search.gallery import SearchResult
+from cffa_hf.search.results import SearchResult
 
 RIGHT, WRONG, NEUTRAL, INK = "#1a9850", "#d73027", "#4d4d4d", "#222222"
 DPI = 200

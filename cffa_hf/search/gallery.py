@@ -1,253 +1,459 @@
-"""A gallery of person images: embedded once, ranked by sentences."""
+"""A gallery of person images: embedded once, ranked by sentences, by images, or by both."""
 
-import json
 import os
 import uuid
-import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import CLIPProcessor
 
-from cffa_hf.errors import InputError, one_line
-from cffa_hf.files import file_digest, write_tensors, write_text
+from cffa_hf.errors import InputError
+from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.inference.modes import evaluation_mode
-from cffa_hf.inputs.images import IMAGE_SUFFIXES, ImageSource, load_pixels
-from cffa_hf.modeling_cffa import CFFAModel
+from cffa_hf.inputs.images import ImageSource
+from cffa_hf.search.filters import parse_filter
+from cffa_hf.search.header import Header, probe, write_header
+from cffa_hf.search.indexes.exact import ExactIndex
+from cffa_hf.search.indexes.interface import VectorIndex
+from cffa_hf.search.items import Items
+from cffa_hf.search.results import ColumnSummary, SearchResult
+from cffa_hf.search.sentences import check_sentences
 
-FORMAT = 2
-VECTORS, INDEX = "gallery.safetensors", "gallery.json"
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """One image that a sentence found.
-
-    Attributes:
-        path: Of the image.
-        score: Of the sentence and the image, in [-1, 1].
-    """
-
-    path: str
-    score: float
+MOST = 10_000
 
 
 class Gallery:
-    """Images of persons as unit embeddings; a sentence ranks them by dot product.
+    """Images of persons as unit embeddings, with metadata; queries rank them by dot product.
+
+    Made by `from_folder`, `from_images`, `from_dataset`, `from_hub` and `open`.
 
     Args:
-        model: Embeds sentences; the same that embedded the images.
-        processor: Its processor.
-        embeddings: Of the images, `(images, width)`, float32.
-        paths: What to call each image.
-
-    Raises:
-        InputError: If there is no image, or not one path for each embedding.
+        embedder: Embeds queries; the same that embedded the images.
+        items: The images.
+        index: Finds them; None: exact search.
+        header: What is known of them.
+        folder: Where they are saved; None: in memory.
     """
 
-    def __init__(self, model: CFFAModel, processor: CLIPProcessor, embeddings: Tensor, paths: Sequence[str]):
-        if len(paths) == 0 or embeddings.shape != (len(paths), model.config.embedding_dim):
-            raise InputError(
-                f"A gallery of this model needs embeddings ({len(paths)}, {model.config.embedding_dim}), one for each "
-                f"of at least one image, not {tuple(embeddings.shape)}."
-            )
-        self.model, self.processor = model, processor
-        self.embeddings, self.paths = embeddings, list(paths)
+    def __init__(
+        self,
+        embedder: Embedder,
+        items: Items,
+        index: VectorIndex | None,
+        header: Header,
+        folder: Path | None = None,
+    ):
+        self.embedder, self.items, self.header, self.folder = embedder, items, header, folder
+        self.index: VectorIndex = index or ExactIndex(items)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
+
+    # Making one
+
+    @classmethod
+    def new(cls, embedder: Embedder, folder: Path | None = None, *, root: Path | None = None) -> "Gallery":
+        """Make an empty gallery.
+
+        Args:
+            embedder: Embeds its images.
+            folder: Where it is saved as it grows; None: in memory.
+            root: Folder that the paths of its images are relative to.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
+        header = Header(
+            data=f"data-{uuid.uuid4().hex[:16]}",
+            width=embedder.width,
+            precision=embedder.precision,
+            checkpoint=embedder.checkpoint,
+            weights_sha256=embedder.weights_sha256,
+            probe=probe(embedder).tolist(),
+            root=str(root.resolve()) if root else None,
+            relative_root=os.path.relpath(root.resolve(), folder.resolve()) if root and folder else None,
+            complete=False,
+        )
+        if folder is None:
+            return cls(embedder, Items(None, embedder.width), None, header)
+        with writing(folder):
+            (folder / header.data).mkdir(parents=True)
+        items = Items(folder / header.data, embedder.width, create=True)
+        write_header(folder, header)
+        return cls(embedder, items, None, header, folder)
 
     @classmethod
     def from_images(
         cls,
-        model: CFFAModel,
-        processor: CLIPProcessor,
+        embedder: Embedder,
         images: Sequence[ImageSource],
         paths: Sequence[str],
         *,
-        batch_size: int = 64,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
         progress: bool = True,
     ) -> "Gallery":
-        """Embed images; one that cannot be read is left out with a warning.
+        """Embed images into a gallery in memory; one that cannot be read is left out with a warning.
 
         Args:
-            model: On any device.
-            processor: Its processor.
+            embedder: Embeds them.
             images: Whatever `read_image` takes.
             paths: What to call each image.
-            batch_size: Images embedded at once.
+            metadata: Of each image.
             progress: Show a progress bar.
 
         Raises:
             InputError: If not one image can be read.
         """
-        size = processor.image_processor.size
-        read = partial(_read, image_size=(size["height"], size["width"]))
-        kept: list[str] = []
-        failures: list[str] = []
-        bar = tqdm(total=len(paths), desc="Embedding images", unit="image", disable=not progress, leave=False)
-
-        def batches(pool: ThreadPoolExecutor) -> Iterator[dict[str, Tensor]]:
-            for start in range(0, len(paths), batch_size):
-                pixels = []
-                names = paths[start : start + batch_size]
-                for path, result in zip(names, pool.map(read, images[start : start + batch_size]), strict=True):
-                    if isinstance(result, InputError):
-                        failures.append(str(result))
-                    else:
-                        pixels.append(result)
-                        kept.append(path)
-                if pixels:
-                    yield {"pixel_values": torch.stack(pixels)}
-                bar.update(len(names))
-
-        with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            embeddings = Embedder(model, processor).encode(batches(pool))
-        if not kept:
-            reason = failures[0] if failures else "there are none."
-            raise InputError(f"None of the {len(paths)} images can be read: {reason}")
-        if failures:
-            warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=2)
-        return cls(model, processor, embeddings, kept)
+        gallery = cls.new(embedder)
+        gallery.add(images, paths, metadata, progress=progress)
+        if not len(gallery):
+            raise InputError("There is no image in the gallery: none was given.")
+        return gallery.finished("exact")
 
     @classmethod
     def from_folder(
-        cls, model: CFFAModel, processor: CLIPProcessor, folder: str | Path, *, progress: bool = True
+        cls,
+        embedder: Embedder,
+        folder: str | Path,
+        out: str | Path | None = None,
+        *,
+        metadata: Mapping[str, Mapping[str, Any]] | str | Path | None = None,
+        index: str = "auto",
+        progress: bool = True,
     ) -> "Gallery":
         """Embed all images below a folder; files of other kinds are passed over.
 
-        Raises:
-            InputError: If there is no such folder, or no image in it.
-        """
-        paths = find_images(folder)
-        return cls.from_images(model, processor, paths, paths, progress=progress)
+        Where `out` holds a gallery of this folder, only files that were added, changed or removed are touched; an
+        interrupted one goes on where it stopped. Files that cannot be read are listed in a warning.
 
-    def search(self, sentence: str, k: int = 10) -> list[SearchResult]:
-        """Return the k best images for a sentence, best first; equal scores in the order of the gallery.
+        Args:
+            embedder: Embeds the images.
+            folder: Of the images.
+            out: Where the gallery is kept; None: in memory.
+            metadata: Path below the folder -> columns; or a CSV or JSON-lines file with a column `file_name`.
+            index: "exact", "faiss" or "auto", which takes FAISS past 20,000 images.
+            progress: Show a progress bar.
 
         Raises:
-            InputError: If the sentence is blank or k is below 1.
+            InputError: If there is no such folder, no image in it that can be read, or `out` holds something else.
         """
-        if not sentence.strip():
-            raise InputError("The sentence is blank; describe the person to look for.")
-        if k < 1:
-            raise InputError(f"The number of results is {k}; it must be at least 1.")
-        scores = self.embeddings @ embed_sentence(self.model, self.processor, sentence)
-        best = scores.sort(descending=True, stable=True)
-        return [
-            SearchResult(self.paths[index], score)
-            for index, score in zip(best.indices[:k].tolist(), best.values[:k].tolist(), strict=True)
-        ]
+        from cffa_hf.search.building import gallery_of_folder
+
+        return gallery_of_folder(embedder, folder, out, metadata=metadata, index=index, progress=progress)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        embedder: Embedder,
+        dataset: Any,
+        out: str | Path | None = None,
+        *,
+        index: str = "auto",
+        progress: bool = True,
+    ) -> "Gallery":
+        """Embed the images of a split, such as those of `load_person_dataset`; its other simple columns become metadata.
+
+        Args:
+            embedder: Embeds the images.
+            dataset: A `datasets.Dataset` with a column `image`.
+            out: Where the gallery is kept, with a copy of the images; None: in memory.
+            index: As in `from_folder`.
+            progress: Show a progress bar.
+
+        Raises:
+            InputError: If there is no column of images, or none can be read.
+        """
+        from cffa_hf.search.building import gallery_of_dataset
+
+        return gallery_of_dataset(embedder, dataset, out, index=index, progress=progress)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, embedder: Embedder | None = None, *, revision: str | None = None) -> "Gallery":
+        """Open a gallery that was uploaded to the Hub as a dataset repository.
+
+        Raises:
+            InputError: If it is not there, or as in `open`.
+        """
+        from cffa_hf.search.building import download_gallery
+
+        return cls.open(download_gallery(repo_id, revision), embedder)
+
+    @classmethod
+    def open(cls, folder: str | Path, embedder: Embedder | None = None, *, device: str | None = None) -> "Gallery":
+        """Open what was saved; vectors and index are memory-mapped, so that any size opens in a moment.
+
+        Args:
+            folder: Of the gallery.
+            embedder: Of the model that made it; None: the checkpoint that it was made with is opened, in its precision.
+            device: For that checkpoint.
+
+        Raises:
+            InputError: If the files are missing or damaged, or made by another model or in another precision.
+        """
+        from cffa_hf.search.saving import open_gallery
+
+        return open_gallery(Path(folder), embedder, device)
+
+    def finished(self, index: str = "auto") -> "Gallery":
+        """Choose and build the index, measure its recall, and note that all images are there.
+
+        Raises:
+            InputError: If there is no such index, or FAISS is not installed.
+        """
+        from cffa_hf.search.saving import finish
+
+        finish(self, index)
+        return self
+
+    # Changing one
+
+    def add(
+        self,
+        sources: Sequence[ImageSource],
+        paths: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[int]:
+        """Embed images and add them; one that cannot be read is left out with a warning.
+
+        They can be found at once. A path that is there already is replaced.
+
+        Args:
+            sources: Whatever `read_image` takes.
+            paths: What to call each image; None: the sources, which must be paths.
+            metadata: Of each image.
+            progress: Show a progress bar.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            InputError: If not one of them can be read, or numbers do not match.
+        """
+        from cffa_hf.search.building import add_images
+
+        return add_images(self, sources, paths, metadata, progress=progress)
+
+    def remove(self, images: Iterable[int | str]) -> None:
+        """Remove images by id or path.
+
+        Raises:
+            InputError: If one of them is not there; then none is removed.
+        """
+        wanted = list(images)
+        paths = [image for image in wanted if isinstance(image, str)]
+        ids = self.items.ids_of(paths)
+        numbers = [ids.get(image, -1) if isinstance(image, str) else int(image) for image in wanted]
+        there = self.items.get(numbers)
+        for image, number in zip(wanted, numbers, strict=True):
+            if number not in there:
+                raise InputError(f"The gallery holds no image {str(image)[:200]!r} to remove.")
+        self.index.remove(np.array(numbers, dtype=np.int64))
+        self.items.remove(numbers)
 
     def save(self, folder: str | Path) -> None:
-        """Write the embeddings (safetensors) and the paths (JSON), without the model.
-
-        An earlier gallery is replaced atomically, when its index names the new embeddings.
+        """Write the gallery into a folder, without the model; an earlier one is replaced atomically.
 
         Raises:
             InputError: If the folder cannot be written; what was there is untouched.
         """
-        folder = Path(folder)
-        tensors = {"embeddings": self.embeddings.contiguous(), "probe": _probe(self.model)}
-        vectors = f"gallery-{uuid.uuid4().hex[:16]}.safetensors"
-        write_tensors(folder / vectors, tensors)
-        index = {"format": FORMAT, "vectors": vectors, "sha256": file_digest(folder / vectors), "paths": self.paths}
-        write_text(folder / INDEX, json.dumps(index, indent=0) + "\n")
-        for old in (*folder.glob("gallery-*.safetensors"), folder / VECTORS):
-            if old.name != vectors:
-                old.unlink(missing_ok=True)
+        from cffa_hf.search.saving import save_gallery
 
-    @classmethod
-    def load(cls, folder: str | Path, model: CFFAModel, processor: CLIPProcessor) -> "Gallery":
-        """Read what `save` wrote.
+        save_gallery(self, Path(folder))
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.index.close()
+        self.items.close()
+
+    # Searching
+
+    @overload
+    def search(self, query: str, k: int = ..., **options: Any) -> list[SearchResult]: ...
+    @overload
+    def search(self, query: Sequence[str], k: int = ..., **options: Any) -> list[list[SearchResult]]: ...
+    def search(
+        self,
+        query: str | Sequence[str],
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        minimum_score: float | None = None,
+    ) -> list[SearchResult] | list[list[SearchResult]]:
+        """Find the best images for a sentence, or for each of several.
+
+        Args:
+            query: One sentence or several.
+            k: How many images at most.
+            where: Column -> value, list of values, or `{"min": a, "max": b}`.
+            minimum_score: Leave out images below it.
+
+        Returns:
+            The images, best first; of equal scores the one that was added first. For several sentences a list of them.
 
         Raises:
-            InputError: If the files are missing or broken, or another model made them.
+            InputError: If a sentence is blank, k is below 1 or a column is not there.
         """
-        folder = Path(folder)
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            if index["format"] not in (1, FORMAT):
-                raise ValueError(f"format {index['format']} is unknown")
-            vectors = VECTORS if index["format"] == 1 else index["vectors"]
-            if Path(vectors).name != vectors or not (folder / vectors).is_file():
-                raise ValueError(f"it has no file {vectors!r} of embeddings")
-            if index["format"] != 1 and file_digest(folder / vectors) != index["sha256"]:
-                raise ValueError(f"{vectors} is not the file that its {INDEX} was written with")
-            tensors = load_file(folder / vectors)
-            embeddings, probe, paths = tensors["embeddings"], tensors["probe"], index["paths"]
-            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-                raise ValueError("its paths are no texts")
-            if embeddings.dtype != torch.float32 or not embeddings.isfinite().all():
-                raise ValueError("its embeddings are not finite numbers in float32")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-            raise InputError(
-                f"{folder}: no gallery can be read from there ({one_line(error)}); embed the images again."
-            ) from error
-        own = _probe(model)
-        if probe.shape != own.shape or not torch.allclose(probe, own, atol=1e-3):
-            raise InputError(f"{folder}: another model made this gallery; embed the images again with this one.")
-        return cls(model, processor, embeddings, paths)
+        sentences = [query] if isinstance(query, str) else list(query)
+        check_sentences(self.embedder.processor.tokenizer, sentences)
+        vectors = self.embedder.captions(sentences)
+        found = self.search_vectors(vectors, k, where=where, minimum_score=minimum_score)
+        return found[0] if isinstance(query, str) else found
 
+    def search_image(
+        self,
+        image: ImageSource,
+        k: int = 10,
+        *,
+        text: str | None = None,
+        text_weight: float = 0.5,
+        where: Mapping[str, Any] | None = None,
+        minimum_score: float | None = None,
+    ) -> list[SearchResult]:
+        """Find the images most like an image, or most like an image and a sentence together.
 
-def embed_sentence(model: CFFAModel, processor: CLIPProcessor, sentence: str) -> Tensor:
-    """Embed one sentence as a unit vector `(width,)` on the CPU; it is cleaned and cut like a caption of a dataset."""
-    return Embedder(model, processor).captions([sentence])[0]
+        Args:
+            image: Whatever `read_image` takes.
+            k: How many images at most.
+            text: A sentence that is searched for at the same time.
+            text_weight: Of the sentence in the sum of both embeddings, from 0 (image alone) to 1 (sentence alone).
+            where: As in `search`.
+            minimum_score: As in `search`.
 
+        Raises:
+            InputError: If the image cannot be read, the weight is not in [0, 1], or as in `search`.
+        """
+        if not 0 <= text_weight <= 1:
+            raise InputError(f"The weight of the sentence is between 0 and 1, not {text_weight}.")
+        vector = self.embedder.images([image])
+        if text is not None:
+            check_sentences(self.embedder.processor.tokenizer, [text])
+            vector = F.normalize((1 - text_weight) * vector + text_weight * self.embedder.captions([text]), dim=-1)
+        return self.search_vectors(vector, k, where=where, minimum_score=minimum_score)[0]
 
-def find_images(folder: str | Path) -> list[str]:
-    """Return the paths of all image files below a folder, sorted; links that lead out of it are left out with a warning.
+    def search_like(
+        self,
+        item: int,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        minimum_score: float | None = None,
+    ) -> list[SearchResult]:
+        """Find the images most like one of the gallery, without that one.
 
-    The folder itself may be a link.
+        Raises:
+            InputError: If there is no such image, or as in `search`.
+        """
+        self.item(item)
+        vector = torch.from_numpy(self.items.vectors[item : item + 1].astype(np.float32))
+        found = self.search_vectors(F.normalize(vector, dim=-1), k + 1, where=where, minimum_score=minimum_score)[0]
+        return [result for result in found if result.id != item][:k]
 
-    Raises:
-        InputError: If there is no such folder, or no image in it.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder of images.")
-    root = folder.resolve()
-    paths: list[str] = []
-    outside: list[str] = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            outside.append(str(path))
-        elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            paths.append(str(path))
-    if outside:
-        warnings.warn(
-            f"{folder}: {len(outside)} links lead out of the folder and are left out, the first is {outside[0]}; copy "
-            "what they point to.",
-            stacklevel=2,
-        )
-    if not paths:
-        raise InputError(f"{folder}: there is no image below this folder.")
-    return paths
+    def search_vectors(
+        self,
+        vectors: Tensor,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        minimum_score: float | None = None,
+    ) -> list[list[SearchResult]]:
+        """Find the best images for each of some embeddings.
 
+        Args:
+            vectors: `(queries, width)`, unit rows.
+            k: How many images at most, up to 10,000.
+            where: As in `search`.
+            minimum_score: As in `search`.
 
-def _read(source: ImageSource, image_size: tuple[int, int]) -> Tensor | InputError:
-    try:
-        return load_pixels(source, image_size)
-    except InputError as error:
-        return error
+        Raises:
+            InputError: If k is out of range, a column is not there, or the gallery is damaged.
+        """
+        if not 1 <= k <= MOST:
+            raise InputError(f"The number of results is {k}; it must be at least 1 and at most {MOST:,}.")
+        conditions = parse_filter(where, self.items.kinds)
+        k = min(k, max(1, len(self)))
+        scores, ids = self.index.search(vectors.detach().float().cpu().numpy(), k, conditions)
+        if not (np.abs(scores[ids >= 0]) < 1.1).all():
+            raise InputError(f"{self.folder}: vectors of this gallery are damaged; embed the images again.")
+        lowest = -np.inf if minimum_score is None else minimum_score
+        there = self.items.get(np.unique(ids[ids >= 0]).tolist())
+        return [
+            [
+                SearchResult(there[number][0], score, number, there[number][1])
+                for number, score in zip(numbers, values, strict=True)
+                if number in there and score >= lowest
+            ]
+            for numbers, values in zip(ids.tolist(), scores.tolist(), strict=True)
+        ]
 
+    # What it holds
 
-def _probe(model: CFFAModel) -> Tensor:
-    """Embed a black image and an empty caption, `(2, width)`: by this a saved gallery knows the model that made it."""
-    text: Any = model.config.text_config
-    device = next(model.parameters()).device
-    height, width = model.config.image_size
-    with evaluation_mode(model):
-        image = model.get_image_features(torch.zeros(1, 3, height, width, device=device))
-        caption = model.get_text_features(torch.tensor([[text.bos_token_id, text.eos_token_id]], device=device))
-    return torch.cat([image, caption]).float().cpu()
+    @property
+    def columns(self) -> dict[str, ColumnSummary]:
+        """Return what its columns of metadata hold, by name."""
+        return self.items.columns()
+
+    @property
+    def paths(self) -> list[str]:
+        """Return the paths of all images, in the order in which they were added."""
+        return [path for path, _ in sorted(self.items.files().items(), key=lambda entry: entry[1][0])]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Return the name of the checkpoint that made it, if it was opened by name."""
+        return self.header.checkpoint
+
+    @property
+    def root(self) -> Path | None:
+        """Return the folder that its paths are relative to: beside the gallery if it is there, else where it was."""
+        if self.folder and self.header.relative_root:
+            beside = (self.folder.resolve() / self.header.relative_root).resolve()
+            if beside.is_dir():
+                return beside
+        return Path(self.header.root) if self.header.root else None
+
+    def item(self, item: int) -> SearchResult:
+        """Return path and metadata of an image; its score is that with itself.
+
+        Raises:
+            InputError: If there is no such image.
+        """
+        found = self.items.get([item])
+        if item not in found:
+            raise InputError(f"The gallery holds no image {item}.")
+        path, metadata = found[item]
+        return SearchResult(path, 1.0, item, metadata)
+
+    def image_path(self, item: int) -> Path:
+        """Return where the file of an image is.
+
+        Raises:
+            InputError: If there is no such image, its file is gone, or it lies outside the gallery's own folder.
+        """
+        path, root = Path(self.item(item).path), self.root
+        full = path if root is None else root / path
+        if root is not None and not full.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"{path}: this path leads out of the folder of images; index the folder again.")
+        if not full.is_file():
+            raise InputError(f"{full}: the image is no longer there; index the folder again.")
+        return full
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is known of it: size, width, precision, model, index and the recall that was measured."""
+        header, index = self.header, self.header.index
+        return {
+            "images": len(self),
+            "width": header.width,
+            "precision": header.precision,
+            "checkpoint": header.checkpoint,
+            "weights_sha256": header.weights_sha256,
+            "index": self.index.kind,
+            "candidates": index.candidates,
+            "recall@10": 1.0 if self.index.kind == "exact" else index.recall,
+            "complete": header.complete,
+        }

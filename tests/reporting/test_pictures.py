@@ -17,7 +17,7 @@ from cffa_hf.reporting.pictures import (
     search_figure,
     selection_figure,
 )
-from cffa_hf.search.gallery import SearchResult
+from cffa_hf.search.results import SearchResult
 
 TALL, WIDE = Image.new("RGB", (20, 60), "teal"), Image.new("RGB", (90, 30), "navy")
 

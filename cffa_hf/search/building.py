@@ -1,0 +1,317 @@
+"""Images -> a gallery: embedded batch by batch, each batch kept at once, only what changed."""
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+from tqdm.auto import tqdm
+
+from cffa_hf.errors import InputError, one_line
+from cffa_hf.files import writing
+from cffa_hf.inference.embedder import Embedder
+from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
+from cffa_hf.search.folders import find_changes, find_images
+from cffa_hf.search.gallery import Gallery
+from cffa_hf.search.header import HEADER
+from cffa_hf.search.items import FileState
+
+LOCK = ".gallery.lock"
+PICTURES = "images"
+LARGEST = 2**30  # of a file of metadata
+
+
+def gallery_of_folder(
+    embedder: Embedder,
+    folder: str | Path,
+    out: str | Path | None,
+    *,
+    metadata: Mapping[str, Mapping[str, Any]] | str | Path | None,
+    index: str,
+    progress: bool,
+) -> Gallery:
+    """Embed what is new in a folder, as `Gallery.from_folder` says."""
+    root = Path(folder).expanduser()
+    paths = [Path(path).relative_to(root).as_posix() for path in find_images(root)]
+    columns = read_metadata(metadata) if isinstance(metadata, (str, Path)) else dict(metadata or {})
+    if unknown := columns.keys() - set(paths):
+        raise InputError(
+            f"The metadata name {len(unknown):,} images that are not below {root}, the first is {min(unknown)[:200]!r}; correct "
+            "them, or leave them out."
+        )
+    with locked(out):
+        gallery = _opened(embedder, root, Path(out) if out else None)
+        held = gallery.items.files()
+        refused = gallery.items.refused()
+        changes = find_changes(
+            root,
+            paths,
+            {path: state for path, (_, state) in held.items()},
+            {path: state for path, (state, _) in refused.items()},
+        )
+        gone = [path for path in changes.gone if path in held]
+        gallery.items.remove([held[path][0] for path in gone])
+        gallery.items.forget_refused([path for path in changes.gone if path in refused])
+        for path, state in changes.touched.items():
+            gallery.items.touch(path, state)
+        kept = [path for path in columns if path in held and path not in changes.new]
+        gallery.items.annotate({held[path][0]: columns[path] for path in kept})
+        new = list(changes.new)
+        sources = [root / path for path in new]
+        rows = [columns.get(path, {}) for path in new]
+        _embed(gallery, sources, new, rows, list(changes.new.values()), progress=progress)
+        _tell_refused(gallery, len(paths))
+        if new or gone or not gallery.header.complete:
+            gallery.finished(index)
+    return gallery
+
+
+def gallery_of_dataset(
+    embedder: Embedder, dataset: Any, out: str | Path | None, *, index: str, progress: bool
+) -> Gallery:
+    """Embed the images of a split, as `Gallery.from_dataset` says."""
+    from datasets import Image as ImageFeature
+
+    features = getattr(dataset, "features", None) or {}
+    if "image" not in features:
+        raise InputError("A gallery is made of a split with a column image; DatasetDict has splits: take one of them.")
+    if isinstance(features["image"], ImageFeature):
+        dataset = dataset.cast_column("image", ImageFeature(decode=False))
+    simple = [name for name, kind in features.items() if getattr(kind, "dtype", "") in _SIMPLE]
+    folder = Path(out) if out else None
+    with locked(out):
+        gallery = _opened(embedder, folder / PICTURES if folder else None, folder)
+        held, refused = gallery.items.files(), gallery.items.refused()
+        places = [place for place in range(len(dataset)) if not {f"{place:09d}"} & (held.keys() | refused.keys())]
+        there = {path.partition(".")[0] for path in (*held, *refused)}
+        places = [place for place in places if f"{place:09d}" not in there]
+        sources = _DatasetImages(dataset, places, folder / PICTURES if folder else None)
+        rows = [{name: dataset[place][name] for name in simple} for place in places]
+        names = [sources.name(number) for number in range(len(places))]
+        _embed(gallery, sources, names, rows, [FileState()] * len(places), progress=progress)
+        _tell_refused(gallery, len(dataset))
+        gallery.finished(index)
+    return gallery
+
+
+_SIMPLE = {
+    "string",
+    "large_string",
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)),
+}
+
+
+class _DatasetImages(Sequence[ImageSource]):
+    """The images of some rows; where the gallery is kept, a copy of each is written there when it is read."""
+
+    def __init__(self, dataset: Any, places: Sequence[int], copies: Path | None):
+        self.dataset, self.places, self.copies = dataset, places, copies
+        if copies:
+            with writing(copies):
+                copies.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, number: int) -> str:
+        """Return what the image is called in the gallery."""
+        image = self.dataset[self.places[number]]["image"]
+        return f"{self.places[number]:09d}.{_suffix(image)}"
+
+    def __getitem__(self, number):
+        image = self.dataset[self.places[number]]["image"]
+        content = _content(image)
+        if self.copies and content is not None:
+            with writing(self.copies):
+                (self.copies / self.name(number)).write_bytes(content)
+        return image
+
+
+def _content(image: Any) -> bytes | None:
+    if isinstance(image, dict) and image.get("bytes") is not None:
+        return image["bytes"]
+    if isinstance(image, dict) and image.get("path"):
+        with writing(image["path"]):
+            return Path(image["path"]).read_bytes()
+    return None
+
+
+def _suffix(image: Any) -> str:
+    """Return the suffix of an image by its content, `bin` where it is none that is read."""
+    content = _content(image)
+    try:
+        with Image.open(io.BytesIO(content or b""), formats=IMAGE_FORMATS) as opened:
+            return (opened.format or "bin").lower().replace("jpeg", "jpg")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return "bin"
+
+
+def add_images(
+    gallery: Gallery,
+    sources: Sequence[ImageSource],
+    paths: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    *,
+    progress: bool,
+) -> list[int]:
+    """Embed images and add them, as `Gallery.add` says."""
+    if paths is None:
+        if not all(isinstance(source, (str, Path)) for source in sources):
+            raise InputError("Images that are no files need paths: say what to call each of them.")
+        paths = [str(source) for source in sources]
+    rows = list(metadata) if metadata is not None else [{}] * len(paths)
+    if not len(sources) == len(paths) == len(rows) or len(set(paths)) != len(paths):
+        raise InputError(
+            f"{len(sources)} images were given with {len(paths)} paths and {len(rows)} rows of metadata; each image needs one "
+            "of its own."
+        )
+    with locked(gallery.folder):
+        before = gallery.items.rows
+        failures = _embed(gallery, sources, paths, rows, [FileState()] * len(paths), progress=progress)
+    if failures and len(failures) == len(paths):
+        raise InputError(f"None of the {len(paths)} images can be read: {failures[0]}")
+    if failures:
+        warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=3)
+    return list(range(before, gallery.items.rows))
+
+
+def read_metadata(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read columns of images from a CSV or JSON-lines file, by the column `file_name`.
+
+    Raises:
+        InputError: Names the file and the row.
+    """
+    path = Path(path)
+    columns: dict[str, dict[str, Any]] = {}
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise InputError(f"{path}: there is no file of metadata of at most {LARGEST // 2**20} MiB.")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file) if path.suffix.lower() == ".csv" else map(json.loads, file)
+            for number, row in enumerate(rows, start=1):
+                name = row.pop("file_name", None) if isinstance(row, dict) else None
+                if not isinstance(name, str) or None in row:
+                    raise InputError(f"{path}, row {number}: each row needs file_name, and a value for each column.")
+                if name in columns:
+                    raise InputError(f"{path}, row {number}: {name[:200]!r} has a row already.")
+                columns[name] = {key: value for key, value in row.items() if _is_simple(value)}
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the metadata cannot be read ({one_line(error, 120)}).") from error
+    if path.suffix.lower() == ".csv":
+        _numbers(columns)
+    return columns
+
+
+def _is_simple(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and value != ""
+
+
+def _numbers(columns: dict[str, dict[str, Any]]) -> None:
+    """Make numbers of the columns of a CSV file whose every value is one."""
+    for name in {name for row in columns.values() for name in row}:
+        try:
+            values = {path: float(row[name]) for path, row in columns.items() if name in row}
+        except ValueError:
+            continue
+        for path, value in values.items():
+            columns[path][name] = value
+
+
+@contextmanager
+def locked(folder: str | Path | None) -> Iterator[None]:
+    """Let one program at a time change a gallery.
+
+    Raises:
+        InputError: If another one does.
+    """
+    if folder is None:
+        with nullcontext():
+            yield
+        return
+    with writing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(folder):
+            lock = FileLock(str(Path(folder) / LOCK)).acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder}: another program is changing this gallery; wait until it has ended.") from error
+    with lock:
+        yield
+
+
+def download_gallery(repo_id: str, revision: str | None) -> Path:
+    """Fetch a gallery from the Hub into its cache.
+
+    Raises:
+        InputError: If it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision))
+    except Exception as error:  # connection, permission, name: whatever it was, the remedy is the same
+        raise InputError(
+            f"The gallery {repo_id[:200]!r} cannot be had from the Hub ({one_line(error, 200)}); check its name and your rights."
+        ) from error
+
+
+def _opened(embedder: Embedder, root: Path | None, folder: Path | None) -> Gallery:
+    """Open the gallery of a folder of images that is there, or begin one."""
+    if folder is None or not any(path.name != LOCK for path in folder.iterdir()):
+        return Gallery.new(embedder, folder, root=root)
+    if not (folder / HEADER).is_file():
+        raise InputError(f"{folder} exists and is no gallery; give a new folder.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it was interrupted: it goes on now
+        gallery = Gallery.open(folder, embedder)
+    there = gallery.root
+    if gallery.folder is None or there is None or root is None or there.resolve() != root.resolve():
+        raise InputError(f"{folder} holds a gallery of {there or 'images without a folder'}; give a new folder.")
+    return gallery
+
+
+def _embed(
+    gallery: Gallery,
+    sources: Sequence[ImageSource],
+    paths: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]],
+    states: Sequence[FileState],
+    *,
+    progress: bool,
+) -> list[str]:
+    """Embed images and keep each batch; return why some were left out."""
+    failures: list[str] = []
+    bar = tqdm(total=len(paths), desc="Embedding images", unit="image", disable=not progress or not paths, leave=False)
+    with bar:
+        for indices, vectors, failed in gallery.embedder.image_batches(sources):
+            refused = [(paths[place], states[place], reason) for place, reason in failed]
+            gallery.items.append(
+                [paths[place] for place in indices],
+                vectors.numpy().reshape(len(indices), gallery.items.width),
+                [metadata[place] for place in indices],
+                [states[place] for place in indices],
+                refused,
+            )
+            numbers = np.arange(gallery.items.rows - len(indices), gallery.items.rows)
+            gallery.index.add(numbers, vectors.numpy(), [metadata[place] for place in indices])
+            failures += [reason for _, reason in failed]
+            bar.update(len(indices) + len(failed))
+    return failures
+
+
+def _tell_refused(gallery: Gallery, total: int) -> None:
+    refused = [reason for _, reason in gallery.items.refused().values()]
+    if refused and not len(gallery):
+        raise InputError(f"None of the {total} images can be read: {refused[0]}")
+    if refused:
+        warnings.warn(f"{len(refused)} of {total} images left out: {' '.join(refused[:3])}", stacklevel=4)

@@ -1,0 +1,140 @@
+"""A gallery on disk: opened, finished with an index, and saved elsewhere."""
+
+import os
+import shutil
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+from cffa_hf.checkpoints.provenance import open_checkpoint
+from cffa_hf.errors import InputError
+from cffa_hf.files import writing
+from cffa_hf.inference.embedder import Embedder
+from cffa_hf.search.gallery import Gallery
+from cffa_hf.search.header import (
+    FORMAT,
+    HEADER,
+    Header,
+    IndexRecord,
+    check_model,
+    parse_header,
+    quick_fingerprint,
+    read_header,
+    unreadable,
+    write_header,
+)
+from cffa_hf.search.indexes.exact import ExactIndex
+from cffa_hf.search.indexes.faiss_index import (
+    CODES,
+    FEW,
+    FaissIndex,
+    build_codes,
+    choose_candidates,
+    import_faiss,
+    read_codes,
+    stand_in_queries,
+)
+from cffa_hf.search.indexes.interface import VectorIndex
+from cffa_hf.search.items import Items
+from cffa_hf.search.old_formats import read_old_gallery
+
+INDEXES = ("auto", "exact", "faiss")
+
+
+def open_gallery(folder: Path, embedder: Embedder | None, device: str | None) -> Gallery:
+    """Open a gallery as `Gallery.open` says."""
+    content = read_header(folder)
+    if content["format"] != FORMAT:
+        if embedder is None:
+            raise InputError(f"{folder}: this gallery does not say which model made it; name its checkpoint.")
+        paths, vectors = read_old_gallery(folder, content, embedder)
+        gallery = Gallery.new(embedder)
+        gallery.items.append(paths, vectors, [{}] * len(paths))
+        return gallery.finished("exact")
+    header = parse_header(folder, content)
+    if embedder is None:
+        if header.checkpoint is None:
+            raise InputError(f"{folder}: this gallery does not say which model made it; name its checkpoint.")
+        checkpoint = open_checkpoint(header.checkpoint, device=device)
+        embedder = Embedder.from_checkpoint(checkpoint, precision=header.precision)
+    if header.width != embedder.width:
+        raise InputError(f"{folder}: another model made this gallery; embed the images again with this one.")
+    check_model(folder, header, embedder)
+    items = Items(folder / header.data, header.width)
+    if not header.complete:
+        warnings.warn(
+            f"{folder}: this gallery was interrupted at {len(items):,} images; index the folder again, and it goes on.",
+            stacklevel=3,
+        )
+    return Gallery(embedder, items, _open_index(folder, header, items), header, folder)
+
+
+def finish(gallery: Gallery, index: str) -> None:
+    """Choose, build and measure the index as `Gallery.finished` says."""
+    if index not in INDEXES:
+        raise InputError(f"The index is exact, faiss or auto, not {index!r}.")
+    kind = index if index != "auto" else "faiss" if len(gallery) > FEW else "exact"
+    record, items = IndexRecord(), gallery.items
+    gallery.index = ExactIndex(items)
+    if kind == "faiss" and len(gallery):
+        codes = build_codes(items)
+        candidates, recall = choose_candidates(items, codes, stand_in_queries(items))
+        gallery.index = FaissIndex(items, codes, candidates)
+        record = IndexRecord(kind="faiss", candidates=candidates, recall=round(recall, 4), rows=items.rows)
+        if gallery.folder:
+            record = _write_codes(gallery.folder / gallery.header.data, codes, record)
+    old = gallery.header.index.file
+    gallery.header = gallery.header.model_copy(update={"index": record, "complete": True})
+    if gallery.folder:
+        write_header(gallery.folder, gallery.header)
+        if old and old != record.file:
+            (gallery.folder / gallery.header.data / old).unlink(missing_ok=True)
+
+
+def save_gallery(gallery: Gallery, folder: Path) -> None:
+    """Write a gallery into another folder as `Gallery.save` says."""
+    data = f"data-{uuid.uuid4().hex[:16]}"
+    own = (gallery.folder / gallery.header.data).resolve() if gallery.folder else None
+    with writing(folder):
+        partial = folder / data
+        partial.mkdir(parents=True)
+        try:
+            gallery.items.copy_to(partial)
+            relative = os.path.relpath(gallery.root, folder.resolve()) if gallery.root else None
+            record = gallery.header.index
+            if isinstance(gallery.index, FaissIndex):
+                record = _write_codes(partial, gallery.index.codes, record)
+            changes = {"data": data, "relative_root": relative, "index": record, "complete": True}
+            write_header(folder, gallery.header.model_copy(update=changes))
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        for old in (*folder.glob("data-*"), *folder.glob("gallery*.safetensors")):
+            if old.name == data or old.resolve() == own:
+                continue
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+
+
+def _write_codes(folder: Path, codes: Any, record: IndexRecord) -> IndexRecord:
+    faiss = import_faiss()
+    name = f"{uuid.uuid4().hex[:8]}-{CODES}"
+    with writing(folder):
+        faiss.write_index(codes, str(folder / name))
+    return record.model_copy(update={"file": name, "fingerprint": quick_fingerprint(folder / name)})
+
+
+def _open_index(folder: Path, header: Header, items: Items) -> VectorIndex:
+    record = header.index
+    if record.kind == "exact" or not len(items):
+        return ExactIndex(items)
+    name = record.file or ""
+    path = folder / header.data / name
+    if Path(name).name != name or not path.is_file():
+        raise unreadable(folder, ValueError(f"its index {name!r} is missing"))
+    if quick_fingerprint(path) != record.fingerprint:
+        raise unreadable(folder, ValueError(f"{name} is not the index that its {HEADER} was written with"))
+    return FaissIndex(items, read_codes(path, items), record.candidates or 200)
