@@ -6,7 +6,7 @@ from pathlib import Path
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.precision import PRECISIONS
+from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import HEADER, read_header
 from cffa_hf.search.saving import INDEXES
@@ -27,7 +27,7 @@ def add_parser(subparsers) -> None:
         "--metadata", type=Path, help="CSV or JSON-lines file with file_name and columns such as camera, time"
     )
     parser.add_argument("--index", choices=INDEXES, default="auto", help="default: faiss past 20,000 images")
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: bfloat16 where the device computes in it")
+    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, help="default: bfloat16 where the device computes in it")
     parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
     parser.set_defaults(run=run)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.precision import PRECISIONS
+from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.reporting.pictures import save_figure, search_figure
 from cffa_hf.search.filters import parse_where
 from cffa_hf.search.gallery import Gallery
@@ -40,7 +40,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--minimum-score", type=float, help="leave out images below it")
     parser.add_argument("--sheet", type=Path, help="also draw the images found into this file")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the gallery")
+    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, help="default: that of the gallery")
     parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
     parser.set_defaults(run=run)
 
