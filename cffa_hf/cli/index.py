@@ -27,7 +27,9 @@ def add_parser(subparsers) -> None:
         "--metadata", type=Path, help="CSV or JSON-lines file with file_name and columns such as camera, time"
     )
     parser.add_argument("--index", choices=INDEXES, default="auto", help="default: faiss past 20,000 images")
-    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, help="default: bfloat16 where the device computes in it")
+    parser.add_argument(
+        "--precision", choices=INFERENCE_PRECISIONS, help="default: bfloat16 where the device computes in it"
+    )
     parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
     parser.set_defaults(run=run)
 

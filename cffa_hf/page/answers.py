@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -10,9 +10,11 @@ from cffa_hf.errors import InputError
 from cffa_hf.inference.chosen_tokens import select
 from cffa_hf.inference.views import chosen_view
 from cffa_hf.inputs.images import read_image
+from cffa_hf.modeling_cffa import CFFAModel
 from cffa_hf.page.pictures import LARGE, THUMBNAIL, data_uri, file_uri
 from cffa_hf.page.query import MAX_TEXT, Query
-from cffa_hf.search.gallery import Gallery, SearchResult
+from cffa_hf.search.gallery import Gallery
+from cffa_hf.search.results import SearchResult
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Searcher:
             return Answer(query, problem=str(error), refused=True)
         if not results:
             return Answer(query, problem="No picture fits these filters: remove one of them.")
-        thumbnails = (file_uri(self.gallery.image_path(result.id), THUMBNAIL) for result in results)
+        thumbnails = (self._picture(result.id, THUMBNAIL) for result in results)
         return Answer(
             query,
             tuple(
@@ -109,7 +111,10 @@ class Searcher:
     def _search(self, query: Query) -> list[SearchResult]:
         options: Mapping[str, Any] = {"where": dict(query.where) or None}
         if query.like:
-            return self.gallery.search_like(query.like, query.count, **options)
+            known = self.gallery.items.ids_of([query.like])
+            if query.like not in known:
+                raise InputError(f"The gallery holds no picture {query.like[:200]!r}; search by a sentence.")
+            return self.gallery.search_like(known[query.like], query.count, **options)
         if query.picture:
             text = query.text or None
             return self.gallery.search_image(
@@ -124,17 +129,17 @@ class Searcher:
             query: The query that found it.
             found: The result.
         """
-        path = self.gallery.image_path(found.result.id)
-        picture = file_uri(path, LARGE)
+        picture = self._picture(found.result.id, LARGE)
         if picture is None:
             return Explanation(
                 found, None, problem="Its file is gone or broken: put it back, or embed the gallery's folder again."
             )
         if not query.text:
             return Explanation(found, picture, problem="Search by a sentence to see what the model compared.")
-        embedder = self.gallery.embedder
+        path, embedder = self.gallery.image_path(found.result.id), self.gallery.embedder
+        model = cast(CFFAModel, embedder.model)
         try:
-            selection = select(embedder.model, embedder.processor, path, query.text)
+            selection = select(model, embedder.processor, path, query.text)
         except InputError as error:
             return Explanation(found, picture, problem=str(error))
         shape = read_image(path)
@@ -148,3 +153,10 @@ class Searcher:
         return Explanation(
             found, picture, data_uri(view, LARGE), (int(patches.sum()), patches.numel()), words=tuple(words)
         )
+
+    def _picture(self, item: int, side: int) -> str | None:
+        """Make the data URI of an image; None if its file is gone, broken, or outside the gallery's folder."""
+        try:
+            return file_uri(self.gallery.image_path(item), side)
+        except InputError:
+            return None

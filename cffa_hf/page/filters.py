@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cffa_hf.search.gallery import ColumnSummary
+from cffa_hf.search.results import ColumnSummary
 
 MAX_CHOICES = 30
 """A column of more different texts is shown, but not offered as a filter."""
@@ -36,8 +36,15 @@ def filters_of(columns: Mapping[str, ColumnSummary]) -> tuple[Filter, ...]:
         if column.kind == "text" and column.values and 2 <= len(column.values) <= MAX_CHOICES:
             found.append(Filter(name, choices=tuple(column.values)))
         elif column.kind != "text" and column.lowest is not None and column.lowest != column.highest:
-            found.append(Filter(name, bounds=(str(column.lowest), str(column.highest))))
+            found.append(Filter(name, bounds=(shown(column.lowest), shown(column.highest))))
     return tuple(found)
+
+
+def shown(value: Any) -> str:
+    """Write a value of the metadata for people: whole numbers and whole seconds without the zeros behind them."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).removesuffix(".000000")
 
 
 def where_of(filters: Sequence[Filter], values: Sequence[Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from cffa_hf.page.answers import Answer, Explanation, Found
+from cffa_hf.page.filters import shown
 from cffa_hf.page.query import History, link_of
 
 PURPOSE = (
@@ -150,6 +151,6 @@ def _word(word: tuple[str, float, bool]) -> str:
     return f"<mark style='--strength:{strength:.2f}'>{escape(text)}</mark>" if chosen else escape(text)
 
 
-def _metadata(one: Found, names: Iterable[str]) -> Mapping[str, str]:
+def _metadata(one: Found, names: Iterable[str]) -> dict[str, str]:
     known: Mapping[str, Any] = one.result.metadata
-    return {name: str(known[name]) for name in names if known.get(name) is not None}
+    return {name: shown(known[name]) for name in names if known.get(name) is not None}

@@ -41,6 +41,13 @@ sys.exit(main())
 """
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Site:
     """A running `cffa-hf app`.
 
@@ -56,9 +63,7 @@ class Site:
         self.temporary.mkdir(exist_ok=True)
         script = folder / "watched.py"
         script.write_text(WATCHED)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}/"
         CONTEXT.set_forkserver_preload(["tests.preload"])
         given = [str(self.foreign), "cffa-hf", "app", *map(str, words), "--port", str(self.port)]
@@ -131,7 +136,7 @@ def home(tmp_path_factory) -> Path:
 def indexed(home) -> Gallery:
     """The gallery of `home`, written into `home/gallery`."""
     checkpoint = open_checkpoint(home / "model", device="cpu")
-    embedder = Embedder(checkpoint.model, checkpoint.processor, precision="float32")
+    embedder = Embedder.from_checkpoint(checkpoint, precision="float32")
     pictures = home / "pictures"
     return Gallery.from_folder(embedder, pictures, home / "gallery", metadata=pictures / METADATA, progress=False)
 

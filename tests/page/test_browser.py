@@ -18,7 +18,7 @@ SENTENCE = "a man in a red coat and blue jeans"
 
 @pytest.fixture(scope="module")
 def site(home, tmp_path_factory, indexed):
-    with running(tmp_path_factory.mktemp("site"), home / "gallery", "--precision", "float32") as site:
+    with running(tmp_path_factory.mktemp("site"), home / "gallery") as site:
         yield site
 
 
