@@ -27,7 +27,8 @@ def write_demo_pictures(folder: str | Path, *, people: int = 16, images_each: in
     """
     folder = Path(folder)
     images = plan("cuhk_pedes", identities=(0, 0, people), images_per_identity=images_each, seed=seed)
-    lines, sentences = [], {}
+    lines: list[str] = []
+    sentences: dict[int, str] = {}
     for image in images:
         camera = f"camera {image.view.camera + 1}"
         path = folder / camera.replace(" ", "-") / f"{image.image_id:04d}.jpg"
