@@ -27,7 +27,9 @@ def test_the_right_person_stands_first(browser, tmp_path):
         shutil.copyfile(DATA / "imgs" / row["file_path"], target)
         metadata[row["file_path"]] = {"person": str(row["id"]), "camera": row["file_path"].partition("/")[0]}
     embedder = Embedder.from_checkpoint(open_checkpoint(MODEL, device="cpu"))
-    Gallery.from_folder(embedder, tmp_path / "pictures", tmp_path / "gallery", metadata=metadata, progress=False).close()
+    Gallery.from_folder(
+        embedder, tmp_path / "pictures", tmp_path / "gallery", metadata=metadata, progress=False
+    ).close()
     right = 0
     with running(tmp_path / "site", tmp_path / "gallery") as site:
         shown = Window(browser, site.address)
