@@ -101,7 +101,7 @@ def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: i
         theme = gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS)
         where: dict[str, Any] = {"server_name": host, "server_port": port}
         own_pages = {"middleware": [Middleware(OwnPagesOnly)]}
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is temporary is removed
+        former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is temporary is removed
         try:
             _, address, _ = blocks.launch(**where, **CLOSED, theme=theme, css=CSS, app_kwargs=own_pages)
             print(f"{address} shows the page; Ctrl+C ends it.", flush=True)
@@ -113,3 +113,4 @@ def serve(page: SearchPage, *, model: str = "", host: str = "127.0.0.1", port: i
             ) from error
         finally:
             blocks.close(verbose=False)
+            signal.signal(signal.SIGTERM, former)

@@ -76,7 +76,8 @@ class Site:
         while True:
             try:
                 urllib.request.urlopen(self.address, timeout=5).close()
-                return self
+                if "shows the page" in self.log.read_text():
+                    return self
             except OSError:
                 assert self.process.is_alive(), self.log.read_text()
                 assert time.monotonic() < end, self.log.read_text()
