@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,16 +20,19 @@ from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
 from cffa_hf.search.folders import find_changes, find_images
-from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import HEADER
 from cffa_hf.search.items import FileState
+from cffa_hf.search.parts import GalleryParts
+from cffa_hf.search.saving import finish, open_gallery
 
+G = TypeVar("G", bound=GalleryParts)
 LOCK = ".gallery.lock"
 PICTURES = "images"
 LARGEST = 2**30  # of a file of metadata
 
 
 def gallery_of_folder(
+    kind: type[G],
     embedder: Embedder,
     folder: str | Path,
     out: str | Path | None,
@@ -36,7 +40,7 @@ def gallery_of_folder(
     metadata: Mapping[str, Mapping[str, Any]] | str | Path | None,
     index: str,
     progress: bool,
-) -> Gallery:
+) -> G:
     """Embed what is new in a folder, as `Gallery.from_folder` says."""
     root = Path(folder).expanduser()
     paths = [Path(path).relative_to(root).as_posix() for path in find_images(root)]
@@ -47,7 +51,7 @@ def gallery_of_folder(
             "them, or leave them out."
         )
     with locked(out):
-        gallery = _opened(embedder, root, Path(out) if out else None)
+        gallery = _opened(kind, embedder, root, Path(out) if out else None)
         held = gallery.items.files()
         refused = gallery.items.refused()
         changes = find_changes(
@@ -69,13 +73,13 @@ def gallery_of_folder(
         _embed(gallery, sources, new, rows, list(changes.new.values()), progress=progress)
         _tell_refused(gallery, len(paths))
         if new or gone or not gallery.header.complete:
-            gallery.finished(index)
+            finish(gallery, index)
     return gallery
 
 
 def gallery_of_dataset(
-    embedder: Embedder, dataset: Any, out: str | Path | None, *, index: str, progress: bool
-) -> Gallery:
+    kind: type[G], embedder: Embedder, dataset: Any, out: str | Path | None, *, index: str, progress: bool
+) -> G:
     """Embed the images of a split, as `Gallery.from_dataset` says."""
     from datasets import Image as ImageFeature
 
@@ -87,7 +91,7 @@ def gallery_of_dataset(
     simple = [name for name, kind in features.items() if getattr(kind, "dtype", "") in _SIMPLE]
     folder = Path(out) if out else None
     with locked(out):
-        gallery = _opened(embedder, folder / PICTURES if folder else None, folder)
+        gallery = _opened(kind, embedder, folder / PICTURES if folder else None, folder)
         held, refused = gallery.items.files(), gallery.items.refused()
         places = [place for place in range(len(dataset)) if not {f"{place:09d}"} & (held.keys() | refused.keys())]
         there = {path.partition(".")[0] for path in (*held, *refused)}
@@ -97,7 +101,7 @@ def gallery_of_dataset(
         names = [sources.name(number) for number in range(len(places))]
         _embed(gallery, sources, names, rows, [FileState()] * len(places), progress=progress)
         _tell_refused(gallery, len(dataset))
-        gallery.finished(index)
+        finish(gallery, index)
     return gallery
 
 
@@ -155,7 +159,7 @@ def _suffix(image: Any) -> str:
 
 
 def add_images(
-    gallery: Gallery,
+    gallery: GalleryParts,
     sources: Sequence[ImageSource],
     paths: Sequence[str] | None,
     metadata: Sequence[Mapping[str, Any]] | None,
@@ -177,7 +181,8 @@ def add_images(
         before = gallery.items.rows
         failures = _embed(gallery, sources, paths, rows, [FileState()] * len(paths), progress=progress)
     if failures and len(failures) == len(paths):
-        raise InputError(f"None of the {len(paths)} images can be read: {failures[0]}")
+        reason = failures[0]
+        raise InputError(f"None of the {len(paths)} images can be read: {reason}")
     if failures:
         warnings.warn(f"{len(failures)} of {len(paths)} images left out: {' '.join(failures[:3])}", stacklevel=3)
     return list(range(before, gallery.items.rows))
@@ -241,8 +246,7 @@ def locked(folder: str | Path | None) -> Iterator[None]:
     with writing(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     try:
-        with writing(folder):
-            lock = FileLock(str(Path(folder) / LOCK)).acquire(timeout=0)
+        lock = FileLock(str(Path(folder) / LOCK)).acquire(timeout=0)
     except Timeout as error:
         raise InputError(f"{folder}: another program is changing this gallery; wait until it has ended.") from error
     with lock:
@@ -265,15 +269,20 @@ def download_gallery(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _opened(embedder: Embedder, root: Path | None, folder: Path | None) -> Gallery:
+def _opened(kind: type[G], embedder: Embedder, root: Path | None, folder: Path | None) -> G:
     """Open the gallery of a folder of images that is there, or begin one."""
-    if folder is None or not any(path.name != LOCK for path in folder.iterdir()):
-        return Gallery.new(embedder, folder, root=root)
+    if folder is None:
+        return kind.new(embedder, root=root)
     if not (folder / HEADER).is_file():
-        raise InputError(f"{folder} exists and is no gallery; give a new folder.")
+        for path in folder.iterdir():
+            if not path.name.startswith((LOCK, "data-", f".{HEADER}")):
+                raise InputError(f"{folder} exists and is no gallery; give a new folder.")
+        for path in folder.glob("data-*"):  # begun and killed before its header was written
+            shutil.rmtree(path)
+        return kind.new(embedder, folder, root=root)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it was interrupted: it goes on now
-        gallery = Gallery.open(folder, embedder)
+        gallery = open_gallery(kind, folder, embedder, None)
     there = gallery.root
     if gallery.folder is None or there is None or root is None or there.resolve() != root.resolve():
         raise InputError(f"{folder} holds a gallery of {there or 'images without a folder'}; give a new folder.")
@@ -281,7 +290,7 @@ def _opened(embedder: Embedder, root: Path | None, folder: Path | None) -> Galle
 
 
 def _embed(
-    gallery: Gallery,
+    gallery: GalleryParts,
     sources: Sequence[ImageSource],
     paths: Sequence[str],
     metadata: Sequence[Mapping[str, Any]],
@@ -309,9 +318,10 @@ def _embed(
     return failures
 
 
-def _tell_refused(gallery: Gallery, total: int) -> None:
+def _tell_refused(gallery: GalleryParts, total: int) -> None:
     refused = [reason for _, reason in gallery.items.refused().values()]
     if refused and not len(gallery):
-        raise InputError(f"None of the {total} images can be read: {refused[0]}")
+        reason = refused[0]
+        raise InputError(f"None of the {total} images can be read: {reason}")
     if refused:
         warnings.warn(f"{len(refused)} of {total} images left out: {' '.join(refused[:3])}", stacklevel=4)

@@ -1,7 +1,5 @@
 """A gallery of person images: embedded once, ranked by sentences, by images, or by both."""
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -12,79 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cffa_hf.errors import InputError
-from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import ImageSource
+from cffa_hf.search.building import add_images, download_gallery, gallery_of_dataset, gallery_of_folder
 from cffa_hf.search.filters import parse_filter
-from cffa_hf.search.header import Header, probe, write_header
-from cffa_hf.search.indexes.exact import ExactIndex
-from cffa_hf.search.indexes.interface import VectorIndex
-from cffa_hf.search.items import Items
+from cffa_hf.search.parts import GalleryParts
 from cffa_hf.search.results import ColumnSummary, SearchResult
+from cffa_hf.search.saving import finish, open_gallery, save_gallery
 from cffa_hf.search.sentences import check_sentences
 
 MOST = 10_000
 
 
-class Gallery:
+class Gallery(GalleryParts):
     """Images of persons as unit embeddings, with metadata; queries rank them by dot product.
 
     Made by `from_folder`, `from_images`, `from_dataset`, `from_hub` and `open`.
-
-    Args:
-        embedder: Embeds queries; the same that embedded the images.
-        items: The images.
-        index: Finds them; None: exact search.
-        header: What is known of them.
-        folder: Where they are saved; None: in memory.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        items: Items,
-        index: VectorIndex | None,
-        header: Header,
-        folder: Path | None = None,
-    ):
-        self.embedder, self.items, self.header, self.folder = embedder, items, header, folder
-        self.index: VectorIndex = index or ExactIndex(items)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
     # Making one
-
-    @classmethod
-    def new(cls, embedder: Embedder, folder: Path | None = None, *, root: Path | None = None) -> "Gallery":
-        """Make an empty gallery.
-
-        Args:
-            embedder: Embeds its images.
-            folder: Where it is saved as it grows; None: in memory.
-            root: Folder that the paths of its images are relative to.
-
-        Raises:
-            InputError: If the folder cannot be written.
-        """
-        header = Header(
-            data=f"data-{uuid.uuid4().hex[:16]}",
-            width=embedder.width,
-            precision=embedder.precision,
-            checkpoint=embedder.checkpoint,
-            weights_sha256=embedder.weights_sha256,
-            probe=probe(embedder).tolist(),
-            root=str(root.resolve()) if root else None,
-            relative_root=os.path.relpath(root.resolve(), folder.resolve()) if root and folder else None,
-            complete=False,
-        )
-        if folder is None:
-            return cls(embedder, Items(None, embedder.width), None, header)
-        with writing(folder):
-            (folder / header.data).mkdir(parents=True)
-        items = Items(folder / header.data, embedder.width, create=True)
-        write_header(folder, header)
-        return cls(embedder, items, None, header, folder)
 
     @classmethod
     def from_images(
@@ -141,9 +85,7 @@ class Gallery:
         Raises:
             InputError: If there is no such folder, no image in it that can be read, or `out` holds something else.
         """
-        from cffa_hf.search.building import gallery_of_folder
-
-        return gallery_of_folder(embedder, folder, out, metadata=metadata, index=index, progress=progress)
+        return gallery_of_folder(cls, embedder, folder, out, metadata=metadata, index=index, progress=progress)
 
     @classmethod
     def from_dataset(
@@ -167,9 +109,7 @@ class Gallery:
         Raises:
             InputError: If there is no column of images, or none can be read.
         """
-        from cffa_hf.search.building import gallery_of_dataset
-
-        return gallery_of_dataset(embedder, dataset, out, index=index, progress=progress)
+        return gallery_of_dataset(cls, embedder, dataset, out, index=index, progress=progress)
 
     @classmethod
     def from_hub(cls, repo_id: str, embedder: Embedder | None = None, *, revision: str | None = None) -> "Gallery":
@@ -178,8 +118,6 @@ class Gallery:
         Raises:
             InputError: If it is not there, or as in `open`.
         """
-        from cffa_hf.search.building import download_gallery
-
         return cls.open(download_gallery(repo_id, revision), embedder)
 
     @classmethod
@@ -194,9 +132,7 @@ class Gallery:
         Raises:
             InputError: If the files are missing or damaged, or made by another model or in another precision.
         """
-        from cffa_hf.search.saving import open_gallery
-
-        return open_gallery(Path(folder), embedder, device)
+        return open_gallery(cls, Path(folder), embedder, device)
 
     def finished(self, index: str = "auto") -> "Gallery":
         """Choose and build the index, measure its recall, and note that all images are there.
@@ -204,8 +140,6 @@ class Gallery:
         Raises:
             InputError: If there is no such index, or FAISS is not installed.
         """
-        from cffa_hf.search.saving import finish
-
         finish(self, index)
         return self
 
@@ -235,8 +169,6 @@ class Gallery:
         Raises:
             InputError: If not one of them can be read, or numbers do not match.
         """
-        from cffa_hf.search.building import add_images
-
         return add_images(self, sources, paths, metadata, progress=progress)
 
     def remove(self, images: Iterable[int | str]) -> None:
@@ -262,21 +194,23 @@ class Gallery:
         Raises:
             InputError: If the folder cannot be written; what was there is untouched.
         """
-        from cffa_hf.search.saving import save_gallery
-
         save_gallery(self, Path(folder))
-
-    def close(self) -> None:
-        """Let go of files and connections."""
-        self.index.close()
-        self.items.close()
 
     # Searching
 
     @overload
-    def search(self, query: str, k: int = ..., **options: Any) -> list[SearchResult]: ...
+    def search(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
+        self, query: str, k: int = ..., *, where: Mapping[str, Any] | None = ..., minimum_score: float | None = ...
+    ) -> list[SearchResult]: ...
     @overload
-    def search(self, query: Sequence[str], k: int = ..., **options: Any) -> list[list[SearchResult]]: ...
+    def search(
+        self,
+        query: Sequence[str],
+        k: int = ...,
+        *,
+        where: Mapping[str, Any] | None = ...,
+        minimum_score: float | None = ...,
+    ) -> list[list[SearchResult]]: ...
     def search(
         self,
         query: str | Sequence[str],
@@ -407,15 +341,6 @@ class Gallery:
     def checkpoint(self) -> str | None:
         """Return the name of the checkpoint that made it, if it was opened by name."""
         return self.header.checkpoint
-
-    @property
-    def root(self) -> Path | None:
-        """Return the folder that its paths are relative to: beside the gallery if it is there, else where it was."""
-        if self.folder and self.header.relative_root:
-            beside = (self.folder.resolve() / self.header.relative_root).resolve()
-            if beside.is_dir():
-                return beside
-        return Path(self.header.root) if self.header.root else None
 
     def item(self, item: int) -> SearchResult:
         """Return path and metadata of an image; its score is that with itself.

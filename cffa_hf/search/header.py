@@ -36,7 +36,7 @@ class IndexRecord(BaseModel):
     kind: Literal["exact", "faiss"] = "exact"
     file: str | None = None
     fingerprint: str | None = None
-    candidates: int | None = Field(None, ge=1)
+    candidates: int | None = Field(default=None, ge=1)
     recall: float | None = None
     rows: int | None = None
 
@@ -60,7 +60,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[3] = FORMAT
+    format: Literal[3] = 3
     data: str = Field(pattern=r"^data-[0-9a-f]{16}$")
     width: int = Field(ge=1, le=2**16)
     precision: str

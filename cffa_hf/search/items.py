@@ -216,7 +216,8 @@ class Items:
             if not key and self.count == self.rows:
                 return None
             if key not in self._masks:
-                clauses, values = [], []
+                clauses: list[str] = []
+                values: list[Any] = []
                 for condition in conditions:
                     column = _quoted(condition.column)
                     if condition.values is not None:

@@ -5,13 +5,12 @@ import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
 from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import (
     FORMAT,
     HEADER,
@@ -38,20 +37,23 @@ from cffa_hf.search.indexes.faiss_index import (
 from cffa_hf.search.indexes.interface import VectorIndex
 from cffa_hf.search.items import Items
 from cffa_hf.search.old_formats import read_old_gallery
+from cffa_hf.search.parts import GalleryParts
 
+G = TypeVar("G", bound=GalleryParts)
 INDEXES = ("auto", "exact", "faiss")
 
 
-def open_gallery(folder: Path, embedder: Embedder | None, device: str | None) -> Gallery:
+def open_gallery(kind: type[G], folder: Path, embedder: Embedder | None, device: str | None) -> G:
     """Open a gallery as `Gallery.open` says."""
     content = read_header(folder)
     if content["format"] != FORMAT:
         if embedder is None:
             raise InputError(f"{folder}: this gallery does not say which model made it; name its checkpoint.")
         paths, vectors = read_old_gallery(folder, content, embedder)
-        gallery = Gallery.new(embedder)
+        gallery = kind.new(embedder)
         gallery.items.append(paths, vectors, [{}] * len(paths))
-        return gallery.finished("exact")
+        finish(gallery, "exact")
+        return gallery
     header = parse_header(folder, content)
     if embedder is None:
         if header.checkpoint is None:
@@ -67,10 +69,10 @@ def open_gallery(folder: Path, embedder: Embedder | None, device: str | None) ->
             f"{folder}: this gallery was interrupted at {len(items):,} images; index the folder again, and it goes on.",
             stacklevel=3,
         )
-    return Gallery(embedder, items, _open_index(folder, header, items), header, folder)
+    return kind(embedder, items, _open_index(folder, header, items), header, folder)
 
 
-def finish(gallery: Gallery, index: str) -> None:
+def finish(gallery: GalleryParts, index: str) -> None:
     """Choose, build and measure the index as `Gallery.finished` says."""
     if index not in INDEXES:
         raise InputError(f"The index is exact, faiss or auto, not {index!r}.")
@@ -92,7 +94,7 @@ def finish(gallery: Gallery, index: str) -> None:
             (gallery.folder / gallery.header.data / old).unlink(missing_ok=True)
 
 
-def save_gallery(gallery: Gallery, folder: Path) -> None:
+def save_gallery(gallery: GalleryParts, folder: Path) -> None:
     """Write a gallery into another folder as `Gallery.save` says."""
     data = f"data-{uuid.uuid4().hex[:16]}"
     own = (gallery.folder / gallery.header.data).resolve() if gallery.folder else None

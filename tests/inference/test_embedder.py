@@ -22,11 +22,9 @@ def test_the_evaluation_the_gallery_and_the_embedder_agree(embedder):
     texts = [text for texts in ROWS["captions"] for text in texts]
     torch.testing.assert_close(embedder.images(ROWS["image"][:]), evaluated.image, atol=1e-5, rtol=0)
     torch.testing.assert_close(embedder.captions(texts), evaluated.text, atol=1e-5, rtol=0)
-    gallery = Gallery.from_images(
-        embedder.model, embedder.processor, ROWS["image"][:], ROWS["file_path"][:], progress=False
-    )
-    fast = Embedder(embedder.model, embedder.processor)
-    torch.testing.assert_close(gallery.embeddings, fast.images(ROWS["image"][:]), atol=1e-5, rtol=0)
+    gallery = Gallery.from_images(embedder, ROWS["image"][:], ROWS["file_path"][:], progress=False)
+    kept = torch.from_numpy(gallery.items.vectors).float()
+    torch.testing.assert_close(kept, embedder.images(ROWS["image"][:]), atol=1e-3, rtol=0)  # in float16
 
 
 def test_each_caption_keeps_its_place_and_its_vector(embedder):

@@ -73,7 +73,7 @@ def search_rows(
             best = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
             bounds = np.maximum(bounds, best - SLACK)
         for query, row in enumerate(scores):
-            found[query].append(numbers[row >= bounds[query]])
+            found[query].append(numbers[~(row < bounds[query])])  # NaN too: that shows damage
     return rank_candidates(vectors, queries, [np.concatenate(each) if each else np.empty(0, int) for each in found], k)
 
 

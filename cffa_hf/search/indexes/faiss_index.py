@@ -55,8 +55,7 @@ class FaissIndex:
         self, queries: np.ndarray, k: int, conditions: Sequence[Condition] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the best vectors for each query, as `VectorIndex.search` says; nearly all of them."""
-        import faiss
-
+        faiss = import_faiss()
         mask = self.items.mask(conditions)
         if mask is not None and int(mask.sum()) <= FEW:
             return search_rows(self.items.vectors, queries, k, np.flatnonzero(mask))
