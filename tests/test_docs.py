@@ -80,6 +80,7 @@ RUN = {
     ),
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
+    r"cffa-hf index .*": "",
     r"cffa-hf search .*": "",
     r"cffa-hf export .*": "",
     r"python benchmarks/exports\.py": "--tiny --rounds 1",
@@ -100,6 +101,7 @@ PARSED = {
     r"pip install .*": "needs a package index",
 }
 NOT_RUN = {
+    r"cffa-hf app .*": "serves until it is interrupted; tests/page starts it and drives it in a browser",
     r"accelerate launch run_train\.py --config configs/methods/sigmoid.*": "tests/test_add_a_method.py runs it",
     r"python benchmarks/ablation\.py .*": "hours; tests/test_benchmarks.py runs its quick form",
     r"MASTER=\$\(scontrol .*\)": "needs Slurm",

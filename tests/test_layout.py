@@ -16,7 +16,7 @@ FLOORS = [
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search",
     "reporting publishing",
-    "training service",
+    "training service page",
     "cli __init__",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

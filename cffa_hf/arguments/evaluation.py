@@ -12,6 +12,7 @@ from cffa_hf.arguments.parsing import RUN_CLASSES, QuietArgumentParser
 from cffa_hf.errors import InputError
 from cffa_hf.metrics.reranking import MOST_NEIGHBOURS, KReciprocalReranking
 from cffa_hf.names import SELECTIONS
+from cffa_hf.precision import INFERENCE_PRECISIONS
 
 
 @dataclass
@@ -27,6 +28,13 @@ class EvaluationArguments:
     batch_size: int = field(default=256, metadata={"help": "Items encoded at once"})
     num_workers: int = field(default=2, metadata={"help": "Processes that decode images"})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1 ...; default: a GPU if there is one"})
+    precision: str = field(
+        default="float32",
+        metadata={
+            "help": "What the model computes in; auto: bfloat16 where the device does, faster and slightly different",
+            "choices": list(INFERENCE_PRECISIONS),
+        },
+    )
     camera_aware: bool = field(
         default=False,
         metadata={

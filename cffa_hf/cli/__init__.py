@@ -13,6 +13,7 @@ COMMANDS = {
     "index": ("cffa_hf.cli.index", "embed a folder of images into a gallery, or bring it up to date"),
     "search": ("cffa_hf.cli.search", "rank a gallery, or a folder of images, by a sentence"),
     "serve": ("cffa_hf.cli.serve", "serve a gallery to many users over HTTP"),
+    "app": ("cffa_hf.cli.app", "search a gallery on a page in the browser"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
     "convert": (
         "cffa_hf.cli.convert",

@@ -12,6 +12,7 @@ from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.evaluation.slices import query_groups, slice_metrics
 from cffa_hf.evaluation.split import EvaluationSplit, load_split
 from cffa_hf.evaluation.stress import stress
+from cffa_hf.inference.embedder import Embedder
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.names import RESULTS
@@ -49,6 +50,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.selected_on:
         checkpoint = replace(checkpoint, selected_on=options.selected_on)
     other = open_checkpoint(options.compare, device=options.device) if options.compare else None
+    # Before hours of encoding: both models go with the precision.
+    precision, *_ = [computed_in(opened, options) for opened in (checkpoint, other) if opened]
     output_dir = make_output_folder(options.output_dir or checkpoint.output_dir)
     earlier = read_splits(output_dir, checkpoint)
     entries: dict[str, dict[str, Any]] = {}
@@ -66,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> None:
         ranks = embeddings.text_to_image(), embeddings.image_to_text()
         key = entry_key(earlier | entries, entries, part.dataset, part.split)
         entry = entries[key] = split_entry(part.dataset, part.split, dataset_fingerprint(part.rows), *ranks)
-        entry |= {"camera_aware": options.camera_aware, "rendered": part.rendered}
+        entry |= {"precision": precision, "camera_aware": options.camera_aware, "rendered": part.rendered}
         entry |= {"division": part.division, "shared": part.shared}
         entry |= analyses(part, checkpoint, other, options, evaluator, embeddings, ranks)
         prefix = "" if key == "test" else key.replace("/", "-") + "-"
@@ -76,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> None:
     written = [RESULTS, *(figure.path.name for drawn in figures.values() for figure in drawn)]
     if options.report:
         written.append(write_report(output_dir / "report.html", results, entries, figures).name)
-    print(f"{checkpoint.name} (checkpoint chosen on: {checkpoint.selected_on})")
+    print(f"{checkpoint.name} (checkpoint chosen on: {checkpoint.selected_on}; precision: {precision})")
     print_entries(entries)
     print(f"\nwritten to {output_dir}: {', '.join(written)}")
 
@@ -84,8 +87,21 @@ def main(words: Sequence[str] | None = None) -> None:
 def evaluator_of(part: EvaluationSplit, checkpoint: Checkpoint, options: EvaluationArguments) -> RetrievalEvaluator:
     """Prepare a split for a checkpoint."""
     return RetrievalEvaluator(
-        part.rows, checkpoint.processor, batch_size=options.batch_size, num_workers=options.num_workers
+        part.rows,
+        checkpoint.processor,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        precision=options.precision,
     )
+
+
+def computed_in(checkpoint: Checkpoint, options: EvaluationArguments) -> str:
+    """Say in which precision a checkpoint is evaluated.
+
+    Raises:
+        InputError: If it does not go with the one that is asked for.
+    """
+    return Embedder(checkpoint.model, checkpoint.processor, precision=options.precision).precision
 
 
 def analyses(

@@ -21,6 +21,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = CommandParser(prog="cffa-hf push", description="Publish a model, or a Space of this package.")
     parser.add_argument("checkpoint", nargs="?", help="folder of a run, or one of its checkpoints")
     parser.add_argument("--space", choices=sorted(SPACES), help="publish this Space instead of a checkpoint")
+    parser.add_argument("--model", help="of the Space of the search page: its folder, or its name on the Hub")
+    parser.add_argument("--gallery", help="of that Space: name of a gallery on the Hub; default: rendered people")
     parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
     parser.add_argument(
         "--dry-run", metavar="OUT", help="write the folder that would be published, and publish nothing"
@@ -36,18 +38,21 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     if (args.checkpoint is None) == (args.space is None):
         parser.error("give either a checkpoint or --space")
+    if args.checkpoint and (args.model or args.gallery):
+        parser.error("--model and --gallery are for --space search")
     if args.space and (args.revision or args.create_pr):
         parser.error("--revision and --create-pr are for checkpoints")
+    parts = {"model": args.model, "gallery": args.gallery}
     logging.basicConfig(format="%(message)s")
 
     if args.dry_run and args.space:
-        write_space_folder(args.space, Path(args.dry_run))
+        write_space_folder(args.space, Path(args.dry_run), **parts)
     elif args.dry_run:
         dry_run_model(
             args.checkpoint, args.dry_run, args.repo_id, private=args.private, with_pictures=args.with_pictures
         )
     elif args.space:
-        print(publish_space(args.space, args.repo_id, private=args.private or None).commit_url)
+        print(publish_space(args.space, args.repo_id, **parts, private=args.private or None).commit_url)
     else:
         commit = publish_model(
             args.checkpoint,

@@ -1,8 +1,8 @@
 """A model at work.
 
-Read embedder.py (images and captions -> vectors), modes.py (evaluation with the layers of the device, and back) and
-chosen_tokens.py (which patches and words it chose); onnx_export.py, onnx_format.py and onnx_model.py (the model as two
-ONNX graphs: written, described, at work).
+Read embedder.py (images and captions -> vectors), modes.py (evaluation with the layers of the device, and back),
+chosen_tokens.py (which patches and words it chose) and views.py (those patches as pixels); onnx_export.py,
+onnx_format.py and onnx_model.py (the model as two ONNX graphs: written, described, at work).
 """
 
 from cffa_hf.inference.chosen_tokens import Selection, select

@@ -1,6 +1,6 @@
 """Publishing of models, datasets and Spaces on the Hub.
 
-Read card_text.py and cards.py (the card), folders.py, curves.py, model.py, dataset.py and space.py (the folder),
+Read card_text.py and cards.py (the card), folders.py, curves.py, model.py, dataset.py, space.py and search_space.py (the folder),
 client.py (one commit of it).
 """
 

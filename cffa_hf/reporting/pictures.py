@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.evaluation.ranked_queries import RankedImage, RankedQuery
 from cffa_hf.inference.chosen_tokens import Selection
+from cffa_hf.inference.views import chosen_view, spread_patches
 from cffa_hf.inputs.images import ImageSource, read_image
 from cffa_hf.search.results import SearchResult
 
@@ -137,30 +138,12 @@ def selection_figure(selections: Sequence[Selection]) -> Figure:
     return figure
 
 
-def chosen_view(selection: Selection) -> np.ndarray:
-    """Fade all that no chosen patch covers, `(height, width, 3)`, uint8."""
-    covered = spread_patches(selection, selection.chosen_patches.numpy().astype(float)) > 0
-    pixels = selection.pixels.numpy()
-    return np.where(covered[..., None], pixels, (0.15 * pixels + 0.85 * 255)).astype(np.uint8)
-
-
 def attention_view(selection: Selection) -> np.ndarray:
     """Lay the attention over the gray image as heat, `(height, width, 3)`, in [0, 1]."""
     heat = spread_patches(selection, selection.patches.numpy().astype(float))
     heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
     gray = selection.pixels.numpy().mean(axis=2, keepdims=True).repeat(3, axis=2) / 255
     return 0.35 * gray + 0.65 * colormaps["inferno"](heat**0.7)[..., :3]
-
-
-def spread_patches(selection: Selection, values: np.ndarray) -> np.ndarray:
-    """Give every pixel the greatest value of the patches that cover it, `(height, width)`."""
-    height, width = selection.pixels.shape[:2]
-    spread = np.full((height, width), values.min())
-    for row, column in np.ndindex(values.shape):
-        top, left = row * selection.stride, column * selection.stride
-        part = spread[top : top + selection.patch_size, left : left + selection.patch_size]
-        np.maximum(part, values[row, column], out=part)
-    return spread
 
 
 def draw_words(figure: Figure, selection: Selection, left: float, top: float, available: float) -> None:
