@@ -1,4 +1,4 @@
-"""The benchmark of the training step finds equal losses and prints ratios; the fast layers equal the stock ones."""
+"""The benchmarks find equal losses and embeddings and print ratios; the fast layers equal the stock ones."""
 
 import math
 import os
@@ -18,9 +18,9 @@ from tests.tiny import tiny_model
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def run_benchmark(*arguments):
+def run_benchmark(*arguments, name="training", small="--tiny"):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "training.py"), "--tiny", *arguments]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / f"{name}.py"), small, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -47,6 +47,17 @@ def test_one_precision_can_be_measured_alone():
     assert not done.returncode, done.stderr
     assert "| bf16 | ours |" in done.stdout
     assert "| float32 |" not in done.stdout
+
+
+def test_the_encoding_benchmark_finds_the_embeddings_of_the_plain_way():
+    done = run_benchmark("--people", "2", "--repeats", "1", name="encoding", small="--quick")
+    assert not done.returncode, done.stderr
+    header, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == ["plain, float32", "ours, float32", "ours, bfloat16"]
+    for row in rows:
+        assert len(row) == len(header)
+        assert all(re.fullmatch(r"\d+\.\d\dx", row[place]) for place in (2, 5))
+        assert min(float(row[3]), float(row[6])) >= (0.99 if "bfloat16" in row[0] else 0.99999)
 
 
 @pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")
