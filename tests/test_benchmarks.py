@@ -1,4 +1,4 @@
-"""The training step's benchmark finds equal losses, that of the exports equal ranks; the fast layers equal the stock ones."""
+"""The benchmarks find equal losses and embeddings and print ratios; the fast layers equal the stock ones."""
 
 import math
 import os
@@ -72,6 +72,17 @@ def test_the_exports_are_compared_with_pytorch_on_the_same_queries(tmp_path):
     assert float(table["ONNX float32"]["lowest cosine"]) == 1
     assert float(table["ONNX int8"]["mean cosine"]) > 0.95
     assert float(table["ONNX int8"]["image tower MB"]) < float(table["ONNX float32"]["image tower MB"])
+
+
+def test_the_encoding_benchmark_finds_the_embeddings_of_the_plain_way():
+    done = run_script("encoding.py", "--quick", "--people", "2", "--repeats", "1")
+    assert not done.returncode, done.stderr
+    header, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == ["plain, float32", "ours, float32", "ours, bfloat16"]
+    for row in rows:
+        assert len(row) == len(header)
+        assert all(re.fullmatch(r"\d+\.\d\dx", row[place]) for place in (2, 3, 6, 7))
+        assert min(float(row[4]), float(row[8])) >= (0.99 if "bfloat16" in row[0] else 0.99999)
 
 
 @pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")

@@ -73,7 +73,7 @@ RUN = {
     r"tensorboard --logdir outputs/demo/runs": "--inspect",  # reads the log and ends instead of serving it
     r"python run_(train|eval)\.py --help": "",
     r"python run_eval\.py outputs/\w+ --config .*": "--num_workers 0",
-    r"python benchmarks/encoding\.py": "--people 3 --workers 0",
+    r"python benchmarks/encoding\.py": "--people 2 --repeats 1 --quick",
     r"python benchmarks/service\.py": "--people 2 --seconds 0.1 --users 2",
     r"python benchmarks/evaluation\.py": (
         "--measure core embeddings --sizes 20x30 --identities 5 --width 8 --threads 1"  # one of its four processes

@@ -22,6 +22,9 @@ from cffa_hf.inputs.processor import encode_captions
 from cffa_hf.precision import resolve_precision
 
 AHEAD = 2  # batches of images that are decoded while the model computes
+# What a CPU computes at once. The widest tensors of ViT-B/16 stay below 32 MiB then: glibc gives larger ones back to the
+# system when they are freed, and every page is cleared anew.
+CPU_PIXELS, CPU_TOKENS = 8 * 384 * 128, 2048
 ImageBatch = tuple[list[int], Tensor, list[tuple[int, str]]]
 """Numbers of the images, their embeddings `(images, width)`, and those that cannot be read, each with the reason."""
 
@@ -164,13 +167,16 @@ class Embedder:
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _encode(self, batch: dict[str, Tensor]) -> Tensor:
-        encoder: Any = self.model
         device = self.device
+        parts = [self._compute(part, device) for part in (_portions(batch) if device.type == "cpu" else [batch])]
+        return torch.cat(parts)
+
+    def _compute(self, batch: dict[str, Tensor], device: torch.device) -> Tensor:
         with evaluation_mode(self.model):
             if not self._autocast:
-                return _features(encoder, batch, device).float().cpu()
+                return _features(self.model, batch, device).float().cpu()
             with torch.autocast(device.type, dtype=torch.bfloat16):
-                features = _features(encoder, batch, device)
+                features = _features(self.model, batch, device)
             return F.normalize(features.float(), dim=-1).cpu()
 
     def _decoded(
@@ -220,7 +226,19 @@ def token_batches(lengths: Sequence[int], most: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
 
-def _features(encoder: Any, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+def _portions(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Cut a batch into what a CPU computes at once."""
+    if "pixel_values" in batch:
+        rows = CPU_PIXELS // batch["pixel_values"][0, 0].numel()
+    else:
+        rows = CPU_TOKENS // batch["input_ids"].shape[1]
+    names = [name for name in ("pixel_values", "input_ids", "attention_mask") if name in batch]
+    for parts in zip(*(batch[name].split(max(1, rows)) for name in names), strict=True):
+        yield dict(zip(names, parts, strict=True))
+
+
+def _features(model: nn.Module, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+    encoder: Any = model
     if "pixel_values" in batch:
         return encoder.get_image_features(normalise_images(batch["pixel_values"].to(device, non_blocking=True)))
     return encoder.get_text_features(batch["input_ids"].to(device), batch["attention_mask"].to(device))

@@ -84,12 +84,24 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
     words = (world / "model", "--config", world / "cuhk_pedes.yaml", "--num_workers", 0, "--output_dir", tmp_path)
     evaluate(*words)
     before = json.loads((tmp_path / "results.json").read_text())["splits"]
-    evaluate(*words, "--split", "validation", "--camera_aware", "--batch_size", 5, "--selected_on", "test")
+    evaluate(
+        *words,
+        "--split",
+        "validation",
+        "--camera_aware",
+        "--batch_size",
+        5,
+        "--selected_on",
+        "test",
+        "--precision",
+        "bfloat16",
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["selected_on"] == "test"
     assert list(results["splits"]) == ["test", "validation"]
     assert results["splits"]["test"] == before["test"]
     assert results["splits"]["validation"]["camera_aware"]
+    assert [entry["precision"] for entry in results["splits"].values()] == ["float32", "bfloat16"]
     assert (tmp_path / "validation-ranking.png").is_file()
 
 
@@ -100,6 +112,7 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
         (["model", "--config", "missing.yaml"], "does not exist"),
         (["model", "--config", "cuhk_pedes.yaml", "--output_dir", "cuhk_pedes.yaml"], "choose another output_dir"),
         (["model", "--rerank", "best"], "k_reciprocal"),
+        (["model", "--precision", "float16"], "bfloat16"),
         (["model", "--config", "cuhk_pedes.yaml", "--rerank_neighbours", "201"], "from 1 to 200"),
         (["model", "--config", "cuhk_pedes.yaml", "--dataset_root", "model"], "CUHK-PEDES"),
         (["model", "--config", "cuhk_pedes.yaml", "--annotation_file", "nothing.json"], "nothing.json"),

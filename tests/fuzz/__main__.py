@@ -18,7 +18,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="how long; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1_000_000, help="first seed; default: %(default)s")
     parser.add_argument("--only", nargs="+", metavar="TARGET", help="names of targets; default: all")
-    parser.add_argument("--out", type=Path, default=Path("fuzz-failures.txt"), help="where bugs go; default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("fuzz-failures.txt"), help="where bugs go; default: %(default)s"
+    )
     options = parser.parse_args()
     names = [target.name for target in TARGETS if not options.only or target.name in options.only]
     end, seed = time.monotonic() + 60 * options.minutes, options.seed
@@ -31,7 +33,9 @@ def main() -> None:
                 if outcome.failed:
                     failures.append(outcome)
                     with options.out.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                        file.write(f"{outcome.target} {outcome.seed} [{outcome.damage}] {outcome.verdict}\n{outcome.detail}\n")
+                        file.write(
+                            f"{outcome.target} {outcome.seed} [{outcome.damage}] {outcome.verdict}\n{outcome.detail}\n"
+                        )
         seed += BATCH
     print("| read | cases | well | refused in a sentence | bugs |\n| --- | --- | --- | --- | --- |")
     for name, count in counts.items():

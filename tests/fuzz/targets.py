@@ -65,7 +65,9 @@ def write_own_data(folder: Path, suffix: str) -> None:
     for index in range(8):
         Image.new("RGB", (16, 32), (index * 20, 60, 90)).save(folder / f"{index}.png")
         caption = f"A person in shirt {index % 4}."
-        rows.append({"file_name": f"{index}.png", "person_id": index // 2, "caption": caption, "camera": f"cam{index % 2}"})
+        rows.append(
+            {"file_name": f"{index}.png", "person_id": index // 2, "caption": caption, "camera": f"cam{index % 2}"}
+        )
     table = pandas.DataFrame(rows)
     path = folder / f"metadata{suffix}"
     if suffix == ".jsonl":
