@@ -84,7 +84,6 @@ RUN = {
     r"cffa-hf search .*": "",
     r"cffa-hf export .*": "",
     r"python benchmarks/exports\.py": "--tiny --rounds 1",
-    r"cffa-hf index .*": "--device cpu",
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
