@@ -20,15 +20,32 @@ def mask_tokens(text: str) -> str:
     return re.sub(r"\b(hf|api_org)_[A-Za-z0-9]{8,}", r"\1_...", text)
 
 
+LONGEST_MESSAGE = 500
+
+
+def printable(text: str) -> str:
+    """Return a message on one line, without tokens and control characters, and cut in its middle if it is too long.
+
+    Example:
+        >>> printable("a.json:  line 3\\nis no JSON\\x1b[31m.")
+        'a.json: line 3 is no JSON?[31m.'
+    """
+    line = " ".join(mask_tokens(text).split())
+    line = "".join(letter if letter.isprintable() or letter == " " else "?" for letter in line)
+    if len(line) > LONGEST_MESSAGE:
+        line = f"{line[: LONGEST_MESSAGE - 185]} [...] {line[-178:]}"
+    return line
+
+
 class InputError(ValueError):
     """A mistake in the input that the user can fix.
 
     The message is one sentence with its full stop: the file, the row or the field, what is wrong with it and the remedy.
-    The scripts print it without a traceback and exit with status 2. Tokens in it are masked.
+    The scripts print it without a traceback and exit with status 2. Tokens in it are masked, and it is made `printable`.
     """
 
     def __init__(self, message: object = ""):
-        super().__init__(mask_tokens(str(message)))
+        super().__init__(printable(str(message)))
 
 
 class RunStopped(RuntimeError):

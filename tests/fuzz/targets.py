@@ -117,7 +117,9 @@ def read_configs(folder: Path) -> None:
     from cffa_hf.arguments.parsing import parse_arguments
 
     for path in sorted(folder.glob("*.yaml")):
-        parse_arguments(["--config", str(path), "--output_dir", str(folder / "out"), "--use_cpu", "true"])
+        parse_arguments(
+            ["--config", str(path), "--dataset", "x", "--output_dir", str(folder / "out"), "--use_cpu", "true"]
+        )
 
 
 @cache
