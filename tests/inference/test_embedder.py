@@ -1,5 +1,6 @@
 """One loop encodes: alone or in batches, padded or not, in one thread or two, the vectors are the same."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -117,13 +118,21 @@ def test_weights_layers_and_mode_are_left_as_they_were(embedder, precision):
 def test_the_first_thread_switches_and_the_last_one_switches_back():
     model = tiny_model().train()
     classes = [type(module) for module in model.modules()]
-    first, second = evaluation_mode(model), evaluation_mode(model)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert not model.training
-    assert [type(module) for module in model.modules()] != classes
-    second.__exit__(None, None, None)
+    entered, leave = threading.Event(), threading.Event()
+
+    def visit():
+        with evaluation_mode(model):
+            entered.set()
+            leave.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(visit)
+        entered.wait(30)
+        with evaluation_mode(model):
+            leave.set()
+            first.result()
+            assert not model.training
+            assert [type(module) for module in model.modules()] != classes
     assert model.training
     assert [type(module) for module in model.modules()] == classes
 
