@@ -1,5 +1,6 @@
 """A gallery of person images: embedded once, ranked by sentences, by images, or by both."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -196,6 +197,14 @@ class Gallery(GalleryParts):
         """
         save_gallery(self, Path(folder))
 
+    def check(self) -> None:
+        """Read all vectors and the table, and compare them with their checksums; `open` compares a sample.
+
+        Raises:
+            InputError: Names what is damaged.
+        """
+        self.items.check()
+
     # Searching
 
     @overload
@@ -283,9 +292,13 @@ class Gallery(GalleryParts):
         Raises:
             InputError: If there is no such image, or as in `search`.
         """
+        if not 1 <= k <= MOST:
+            raise InputError(f"The number of results is {k}; it must be at least 1 and at most {MOST:,}.")
         self.item(item)
         vector = torch.from_numpy(self.items.vectors[item : item + 1].astype(np.float32))
-        found = self.search_vectors(F.normalize(vector, dim=-1), k + 1, where=where, minimum_score=minimum_score)[0]
+        found = self.search_vectors(
+            F.normalize(vector, dim=-1), min(k + 1, MOST), where=where, minimum_score=minimum_score
+        )[0]
         return [result for result in found if result.id != item][:k]
 
     def search_vectors(
@@ -305,10 +318,16 @@ class Gallery(GalleryParts):
             minimum_score: As in `search`.
 
         Raises:
-            InputError: If k is out of range, a column is not there, or the gallery is damaged.
+            InputError: If k is out of range, the vectors have another width, a column is not there, or the gallery is damaged.
         """
         if not 1 <= k <= MOST:
             raise InputError(f"The number of results is {k}; it must be at least 1 and at most {MOST:,}.")
+        if vectors.ndim != 2 or vectors.shape[1] != self.header.width:
+            raise InputError(
+                f"The gallery is searched with vectors (queries, {self.header.width}), not {tuple(vectors.shape)}."
+            )
+        if minimum_score is not None and math.isnan(minimum_score):
+            raise InputError("The lowest score is a number such as 0.3, not nan.")
         conditions = parse_filter(where, self.items.kinds)
         k = min(k, max(1, len(self)))
         scores, ids = self.index.search(vectors.detach().float().cpu().numpy(), k, conditions)
