@@ -114,12 +114,15 @@ class Gallery(GalleryParts):
 
     @classmethod
     def from_hub(cls, repo_id: str, embedder: Embedder | None = None, *, revision: str | None = None) -> "Gallery":
-        """Open a gallery that was uploaded to the Hub as a dataset repository.
+        """Open a gallery that was uploaded to the Hub as a dataset repository; it shows no files but its own.
 
         Raises:
             InputError: If it is not there, or as in `open`.
         """
-        return cls.open(download_gallery(repo_id, revision), embedder)
+        folder = download_gallery(repo_id, revision)
+        gallery = cls.open(folder, embedder)
+        gallery.confine(folder)
+        return gallery
 
     @classmethod
     def open(cls, folder: str | Path, embedder: Embedder | None = None, *, device: str | None = None) -> "Gallery":
@@ -381,7 +384,8 @@ class Gallery(GalleryParts):
         """
         path, root = Path(self.item(item).path), self.root
         full = path if root is None else root / path
-        if root is not None and not full.resolve().is_relative_to(root.resolve()):
+        inside = [each.resolve() for each in (root, self.storage) if each is not None]
+        if inside and not any(full.resolve().is_relative_to(each) for each in inside):
             raise InputError(f"{path}: this path leads out of the folder of images; index the folder again.")
         if not full.is_file():
             raise InputError(f"{full}: the image is no longer there; index the folder again.")
