@@ -340,7 +340,8 @@ class Items:
             return
         if not path.is_file() or path.stat().st_size < wanted:
             raise InputError(f"{path} is shorter than the table of images says; embed the images again.")
-        self._vectors = np.memmap(path, dtype=np.float16, mode="r", shape=(self.rows, self.width))
+        # Private pages: torch takes them without a copy, and nothing can be written into the file.
+        self._vectors = np.memmap(path, dtype=np.float16, mode="c", shape=(self.rows, self.width))
 
     def _changed(self, rows: int, count: int) -> None:
         self.rows, self.count = rows, count
