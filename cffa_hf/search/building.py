@@ -1,8 +1,10 @@
 """Images -> a gallery: embedded batch by batch, each batch kept at once, only what changed."""
 
 import csv
+import hashlib
 import io
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +21,9 @@ from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
+from cffa_hf.search.filters import to_number
 from cffa_hf.search.folders import find_changes, find_images
-from cffa_hf.search.header import HEADER
+from cffa_hf.search.header import HEADER, write_header
 from cffa_hf.search.items import FileState
 from cffa_hf.search.parts import GalleryParts
 from cffa_hf.search.saving import finish, open_gallery
@@ -28,7 +31,9 @@ from cffa_hf.search.saving import finish, open_gallery
 G = TypeVar("G", bound=GalleryParts)
 LOCK = ".gallery.lock"
 PICTURES = "images"
+LEFT_OVER = re.compile(rf"data-[0-9a-f]{{16}}|\.{re.escape(HEADER)}\.\d+")
 LARGEST = 2**30  # of a file of metadata
+NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def gallery_of_folder(
@@ -70,11 +75,16 @@ def gallery_of_folder(
         gallery.items.annotate({held[path][0]: columns[path] for path in kept})
         _send(gallery, [held[path][0] for path in kept])
         new = list(changes.new)
+        if gallery.folder and (new or gone):
+            gallery.header = gallery.header.model_copy(update={"complete": False})
+            write_header(gallery.folder, gallery.header)
         sources = [root / path for path in new]
         rows = [columns.get(path, {}) for path in new]
         _embed(gallery, sources, new, rows, list(changes.new.values()), progress=progress)
+        unreadable = gallery.items.refused()
+        gallery.items.remove([held[path][0] for path in new if path in held and path in unreadable])
         _tell_refused(gallery, len(paths))
-        if new or gone or not gallery.header.complete:
+        if new or gone or not gallery.header.complete or index not in ("auto", gallery.header.index.kind):
             finish(gallery, index)
     return gallery
 
@@ -91,20 +101,37 @@ def gallery_of_dataset(
     if isinstance(features["image"], ImageFeature):
         dataset = dataset.cast_column("image", ImageFeature(decode=False))
     simple = [name for name, kind in features.items() if getattr(kind, "dtype", "") in _SIMPLE]
+    images, columns = dataset.select_columns(["image"]), dataset.select_columns(simple)
     folder = Path(out) if out else None
     with locked(out):
         gallery = _opened(kind, embedder, folder / PICTURES if folder else None, folder, index)
-        held, refused = gallery.items.files(), gallery.items.refused()
-        places = [place for place in range(len(dataset)) if not {f"{place:09d}"} & (held.keys() | refused.keys())]
-        there = {path.partition(".")[0] for path in (*held, *refused)}
-        places = [place for place in places if f"{place:09d}" not in there]
-        sources = _DatasetImages(dataset, places, folder / PICTURES if folder else None)
-        rows = [{name: dataset[place][name] for name in simple} for place in places]
-        names = [sources.name(number) for number in range(len(places))]
-        _embed(gallery, sources, names, rows, [FileState()] * len(places), progress=progress)
+        held = gallery.items.files()
+        files = _image_files(images)
+        new = [name for name, (_, state) in files.items() if name not in held or held[name][1].digest != state.digest]
+        gone = [name for name in held if name not in files]
+        gallery.items.remove([held[name][0] for name in (*gone, *new) if name in held])
+        gallery.items.forget_refused([name for name in gallery.items.refused() if name not in files])
+        kept = [name for name in files if name in held and name not in new] if simple else []
+        gallery.items.annotate({held[name][0]: columns[files[name][0]] for name in kept})
+        _send(gallery, [held[name][0] for name in kept])
+        places = [files[name][0] for name in new]
+        sources = _DatasetImages(images, places, new, folder / PICTURES if folder else None)
+        rows = [columns[place] if simple else {} for place in places]
+        _embed(gallery, sources, new, rows, [files[name][1] for name in new], progress=progress)
         _tell_refused(gallery, len(dataset))
-        finish(gallery, index)
+        if new or gone or not gallery.header.complete or index not in ("auto", gallery.header.index.kind):
+            finish(gallery, index)
     return gallery
+
+
+def _image_files(images: Any) -> dict[str, tuple[int, FileState]]:
+    """Name the images of a split by their rows and contents: name -> row, and by what a changed one is known."""
+    files = {}
+    for place, row in enumerate(images):
+        content = _content(row["image"]) or b""
+        state = FileState(len(content), None, hashlib.sha256(content).hexdigest())
+        files[f"{place:09d}.{_suffix(content)}"] = place, state
+    return files
 
 
 _SIMPLE = {
@@ -118,8 +145,8 @@ _SIMPLE = {
 class _DatasetImages(Sequence[ImageSource]):
     """The images of some rows; where the gallery is kept, a copy of each is written there when it is read."""
 
-    def __init__(self, dataset: Any, places: Sequence[int], copies: Path | None):
-        self.dataset, self.places, self.copies = dataset, places, copies
+    def __init__(self, images: Any, places: Sequence[int], names: Sequence[str], copies: Path | None):
+        self.images, self.places, self.names, self.copies = images, places, names, copies
         if copies:
             with writing(copies):
                 copies.mkdir(parents=True, exist_ok=True)
@@ -127,17 +154,12 @@ class _DatasetImages(Sequence[ImageSource]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def name(self, number: int) -> str:
-        """Return what the image is called in the gallery."""
-        image = self.dataset[self.places[number]]["image"]
-        return f"{self.places[number]:09d}.{_suffix(image)}"
-
     def __getitem__(self, number):
-        image = self.dataset[self.places[number]]["image"]
+        image = self.images[self.places[number]]["image"]
         content = _content(image)
         if self.copies and content is not None:
             with writing(self.copies):
-                (self.copies / self.name(number)).write_bytes(content)
+                (self.copies / self.names[number]).write_bytes(content)
         return image
 
 
@@ -150,11 +172,10 @@ def _content(image: Any) -> bytes | None:
     return None
 
 
-def _suffix(image: Any) -> str:
+def _suffix(content: bytes) -> str:
     """Return the suffix of an image by its content, `bin` where it is none that is read."""
-    content = _content(image)
     try:
-        with Image.open(io.BytesIO(content or b""), formats=IMAGE_FORMATS) as opened:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as opened:
             return (opened.format or "bin").lower().replace("jpeg", "jpg")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return "bin"
@@ -224,14 +245,12 @@ def _is_simple(value: Any) -> bool:
 
 
 def _numbers(columns: dict[str, dict[str, Any]]) -> None:
-    """Make numbers of the columns of a CSV file whose every value is one."""
+    """Make numbers of the columns of a CSV file whose every value is one; 007 is a name."""
     for name in {name for row in columns.values() for name in row}:
-        try:
-            values = {path: float(row[name]) for path, row in columns.items() if name in row}
-        except ValueError:
-            continue
-        for path, value in values.items():
-            columns[path][name] = value
+        values = {path: row[name].strip() for path, row in columns.items() if name in row}
+        if all(NUMBER.fullmatch(value) for value in values.values()):
+            for path, value in values.items():
+                columns[path][name] = to_number(value)
 
 
 @contextmanager
@@ -276,11 +295,12 @@ def _opened(kind: type[G], embedder: Embedder, root: Path | None, folder: Path |
     if folder is None:
         return kind.new(embedder, root=root)
     if not (folder / HEADER).is_file():
-        for path in folder.iterdir():
-            if not path.name.startswith((LOCK, "data-", f".{HEADER}")):
-                raise InputError(f"{folder} exists and is no gallery; give a new folder.")
-        for path in folder.glob("data-*"):  # begun and killed before its header was written
-            shutil.rmtree(path)
+        left = [path for path in folder.iterdir() if path.name != LOCK]
+        if not all(LEFT_OVER.fullmatch(path.name) for path in left):
+            raise InputError(f"{folder} exists and is no gallery; give a new folder.")
+        for path in left:  # begun and killed before its header was written
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
         return kind.new(embedder, folder, root=root)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it was interrupted: it goes on now
@@ -301,6 +321,7 @@ def _embed(
     progress: bool,
 ) -> list[str]:
     """Embed images and keep each batch; return why some were left out."""
+    gallery.items.declare(metadata)
     failures: list[str] = []
     bar = tqdm(total=len(paths), desc="Embedding images", unit="image", disable=not progress or not paths, leave=False)
     with bar:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from cffa_hf.errors import InputError
@@ -62,6 +62,10 @@ def parse_filter(where: Mapping[str, Any] | None, kinds: Mapping[str, str]) -> t
             )
             conditions.append(Condition(column, None, low, high))
             continue
+        if kind == "time" and isinstance(wanted, str) and len(wanted) == len("2024-01-31"):
+            first, end = (to_value(wanted, kind, column, last=last) for last in (False, True))
+            conditions.append(Condition(column, None, first, end))  # a day means all of it
+            continue
         values = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, (str, bytes)) else [wanted]
         if not 0 < len(values) <= MOST_VALUES:
             raise InputError(f"A filter on {column!r} takes 1 to {MOST_VALUES:,} values, not {len(values):,}.")
@@ -109,12 +113,9 @@ def to_value(value: Any, kind: str, column: str, *, last: bool = False) -> Any:
         InputError: If it is not of that kind.
     """
     if kind == "number":
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = float("nan")
-        if number != number or isinstance(value, bool):
-            raise InputError(f"{column!r} holds numbers; {str(value)[:60]!r} is none.")
+        number = to_number(value)
+        if number is None:
+            raise InputError(f"{column!r} holds numbers; {str(value)[:60]!r} is none, or too large a one.")
         return number
     if kind == "time":
         moment = to_time(value, last=last)
@@ -126,6 +127,23 @@ def to_value(value: Any, kind: str, column: str, *, last: bool = False) -> Any:
     if not isinstance(value, (str, Real)):
         raise InputError(f"{column!r} holds texts; {str(value)[:60]!r} is none.")
     return str(value)
+
+
+def to_number(value: Any) -> int | float | None:
+    """Return a number, a whole one with all its digits; None if it is none or has more than 64 bits."""
+    if isinstance(value, bool):
+        return None
+    try:
+        whole = int(value) if isinstance(value, (str, Integral)) else None
+    except ValueError:
+        whole = None
+    if whole is not None:
+        return whole if -(2**63) <= whole < 2**63 else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if number != number else number
 
 
 def to_time(value: Any, *, last: bool = False) -> str | None:

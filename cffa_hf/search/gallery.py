@@ -1,5 +1,6 @@
 """A gallery of person images: embedded once, ranked by sentences, by images, or by both."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -114,12 +115,15 @@ class Gallery(GalleryParts):
 
     @classmethod
     def from_hub(cls, repo_id: str, embedder: Embedder | None = None, *, revision: str | None = None) -> "Gallery":
-        """Open a gallery that was uploaded to the Hub as a dataset repository.
+        """Open a gallery that was uploaded to the Hub as a dataset repository; it shows no files but its own.
 
         Raises:
             InputError: If it is not there, or as in `open`.
         """
-        return cls.open(download_gallery(repo_id, revision), embedder)
+        folder = download_gallery(repo_id, revision)
+        gallery = cls.open(folder, embedder)
+        gallery.confine(folder)
+        return gallery
 
     @classmethod
     def open(
@@ -206,6 +210,14 @@ class Gallery(GalleryParts):
             InputError: If the folder cannot be written; what was there is untouched.
         """
         save_gallery(self, Path(folder))
+
+    def check(self) -> None:
+        """Read all vectors and the table, and compare them with their checksums; `open` compares a sample.
+
+        Raises:
+            InputError: Names what is damaged.
+        """
+        self.items.check()
 
     # Searching
 
@@ -294,9 +306,13 @@ class Gallery(GalleryParts):
         Raises:
             InputError: If there is no such image, or as in `search`.
         """
+        if not 1 <= k <= MOST:
+            raise InputError(f"The number of results is {k}; it must be at least 1 and at most {MOST:,}.")
         self.item(item)
         vector = torch.from_numpy(self.items.vectors[item : item + 1].astype(np.float32))
-        found = self.search_vectors(F.normalize(vector, dim=-1), k + 1, where=where, minimum_score=minimum_score)[0]
+        found = self.search_vectors(
+            F.normalize(vector, dim=-1), min(k + 1, MOST), where=where, minimum_score=minimum_score
+        )[0]
         return [result for result in found if result.id != item][:k]
 
     def search_vectors(
@@ -316,10 +332,16 @@ class Gallery(GalleryParts):
             minimum_score: As in `search`.
 
         Raises:
-            InputError: If k is out of range, a column is not there, or the gallery is damaged.
+            InputError: If k is out of range, the vectors have another width, a column is not there, or the gallery is damaged.
         """
         if not 1 <= k <= MOST:
             raise InputError(f"The number of results is {k}; it must be at least 1 and at most {MOST:,}.")
+        if vectors.ndim != 2 or vectors.shape[1] != self.header.width:
+            raise InputError(
+                f"The gallery is searched with vectors (queries, {self.header.width}), not {tuple(vectors.shape)}."
+            )
+        if minimum_score is not None and math.isnan(minimum_score):
+            raise InputError("The lowest score is a number such as 0.3, not nan.")
         conditions = parse_filter(where, self.items.kinds)
         k = min(k, max(1, len(self)))
         scores, ids = self.index.search(vectors.detach().float().cpu().numpy(), k, conditions)
@@ -373,7 +395,8 @@ class Gallery(GalleryParts):
         """
         path, root = Path(self.item(item).path), self.root
         full = path if root is None else root / path
-        if root is not None and not full.resolve().is_relative_to(root.resolve()):
+        inside = [each.resolve() for each in (root, self.storage) if each is not None]
+        if inside and not any(full.resolve().is_relative_to(each) for each in inside):
             raise InputError(f"{path}: this path leads out of the folder of images; index the folder again.")
         if not full.is_file():
             raise InputError(f"{full}: the image is no longer there; index the folder again.")

@@ -131,6 +131,9 @@ def check_model(folder: Path, header: Header, embedder: Embedder) -> None:
             f"with precision {header.precision}, not {embedder.precision}."
         )
     own, there = probe(embedder), torch.tensor(header.probe)
+    digests = header.weights_sha256, embedder.weights_sha256
+    if all(digests) and digests[0] != digests[1]:
+        raise InputError(f"{folder}: another model made this gallery; embed the images again with this one.")
     if there.shape != own.shape or not torch.allclose(there, own, atol=TOLERANCE.get(header.precision, 1e-3)):
         raise InputError(f"{folder}: another model made this gallery; embed the images again with this one.")
 

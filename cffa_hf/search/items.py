@@ -7,6 +7,7 @@ run and are written over. An image keeps its id for ever; its vector stands in t
 import json
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS items(
     id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER, modified INTEGER, digest TEXT
 );
+CREATE TABLE IF NOT EXISTS blocks(first INTEGER NOT NULL, rows INTEGER NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS columns(name TEXT PRIMARY KEY, kind TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counter VALUES ('rows', 0);
 CREATE TABLE IF NOT EXISTS refused(path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, reason TEXT NOT NULL);
 """
 MASKS = 8
+BLOCK = 256  # rows that share a checksum
+SAMPLED = 16  # blocks whose checksums are compared when a gallery is opened
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Items:
             raise InputError(f"{folder}: the table of images says what cannot be; embed the images again.")
         check_names(self.kinds)
         self._map()
+        self._compare(SAMPLED)
 
     def __len__(self) -> int:
         return self.count
@@ -122,12 +127,13 @@ class Items:
         with self._lock:
             self._make_columns(metadata)
             first = self.rows
-            self._write_vectors(vectors.astype(np.float16), first)
+            stored = np.ascontiguousarray(vectors, dtype=np.float16)
+            self._write_vectors(stored, first)
             names = list(self.kinds)
             fields = ", ".join(["id", "path", "size", "modified", "digest", *map(_quoted, names)])
             marks = ", ".join("?" * (5 + len(names)))
             with self._transaction():
-                self._base.executemany("DELETE FROM items WHERE path = ?", [(path,) for path in paths])
+                replaced = self._base.executemany("DELETE FROM items WHERE path = ?", [(path,) for path in paths])
                 self._base.executemany(
                     f"INSERT INTO items ({fields}) VALUES ({marks})",
                     [
@@ -136,20 +142,42 @@ class Items:
                     ],
                 )
                 self._base.execute("UPDATE counter SET value = ? WHERE name = 'rows'", (first + len(paths),))
+                self._base.executemany("INSERT INTO blocks VALUES (?, ?, ?)", _checksums(stored, first))
                 self._base.executemany("DELETE FROM refused WHERE path = ?", [(path,) for path in paths])
                 self._base.executemany(
                     "INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)",
                     [(path, state.size, state.modified, reason) for path, state, reason in refused],
                 )
-            self._changed(first + len(paths))
+            self._changed(first + len(paths), self.count + len(paths) - max(0, replaced.rowcount))
             return list(range(first, first + len(paths)))
 
     def remove(self, ids: Sequence[int]) -> None:
         """Remove images; ids that are not there are passed over."""
         with self._lock:
             with self._transaction():
-                self._base.executemany("DELETE FROM items WHERE id = ?", [(int(each),) for each in ids])
-            self._changed(self.rows)
+                removed = self._base.executemany("DELETE FROM items WHERE id = ?", [(int(each),) for each in ids])
+            self._changed(self.rows, self.count - max(0, removed.rowcount))
+
+    def declare(self, metadata: Sequence[Mapping[str, Any]]) -> None:
+        """Make the columns of images that are to come, by all their values, and refuse a value that cannot be stored.
+
+        Raises:
+            InputError: Names the column.
+        """
+        with self._lock:
+            self._make_columns(metadata)
+            for row in metadata:
+                self._values(row, [name for name in row if name in self.kinds])
+
+    def check(self) -> None:
+        """Compare all vectors with the checksums of the table, and the table with itself; this reads everything.
+
+        Raises:
+            InputError: If something is damaged.
+        """
+        if (found := self._rows("PRAGMA integrity_check(1)")) != [("ok",)]:
+            raise self._damaged(ValueError(str(found[0][0])))
+        self._compare(None)
 
     def touch(self, path: str, state: FileState) -> None:
         """Note that a file was written again with the same content."""
@@ -164,7 +192,7 @@ class Items:
             self._make_columns(list(metadata.values()))
             with self._transaction():
                 for number, row in metadata.items():
-                    names = list(row)
+                    names = [name for name in row if name in self.kinds]
                     if names:
                         setting = ", ".join(f"{_quoted(name)} = ?" for name in names)
                         self._base.execute(
@@ -277,10 +305,11 @@ class Items:
         if clash := {name for name in new if name.lower() in taken | {each.lower() for each in self.kinds}}:
             raise InputError(f"The gallery has a column like {min(clash)!r} already; rename that of the metadata.")
         kinds = {name: kind_of(row.get(name) for row in metadata) for name in sorted(new)}
+        kinds = {name: kind for name, kind in kinds.items() if any(row.get(name) is not None for row in metadata)}
         with self._transaction():
             for name, kind in kinds.items():
                 self._base.execute(
-                    f"ALTER TABLE items ADD COLUMN {_quoted(name)} {'REAL' if kind == 'number' else 'TEXT'}"
+                    f"ALTER TABLE items ADD COLUMN {_quoted(name)} {'NUMERIC' if kind == 'number' else 'TEXT'}"
                 )
                 self._base.execute("INSERT INTO columns VALUES (?, ?)", (name, kind))
         self.kinds = dict(sorted({**self.kinds, **kinds}.items()))
@@ -311,13 +340,25 @@ class Items:
             return
         if not path.is_file() or path.stat().st_size < wanted:
             raise InputError(f"{path} is shorter than the table of images says; embed the images again.")
-        self._vectors = np.memmap(path, dtype=np.float16, mode="r", shape=(self.rows, self.width))
+        # Private pages: torch takes them without a copy, and nothing can be written into the file.
+        self._vectors = np.memmap(path, dtype=np.float16, mode="c", shape=(self.rows, self.width))
 
-    def _changed(self, rows: int) -> None:
-        self.rows = rows
-        self.count = next(iter(self._rows("SELECT count(*) FROM items")))[0]
+    def _changed(self, rows: int, count: int) -> None:
+        self.rows, self.count = rows, count
         self._masks.clear()
         self._map()
+
+    def _compare(self, most: int | None) -> None:
+        """Compare vectors with their checksums, of at most so many blocks, spread over all of them."""
+        ((blocks,),) = self._rows("SELECT count(*) FROM blocks")
+        step = 1 if most is None else max(1, -(-blocks // most))
+        for number in dict.fromkeys((*range(1, blocks + 1, step), *([blocks] if blocks else []))):
+            for first, rows, checksum in self._rows("SELECT * FROM blocks WHERE rowid = ?", (number,)):
+                if zlib.crc32(self._vectors[first : first + rows].tobytes()) != checksum:
+                    raise InputError(
+                        f"{self.folder}: the vectors of images {first} to {first + rows - 1} are damaged, they are not those of "
+                        "the table; embed the images again."
+                    )
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
@@ -346,6 +387,12 @@ class Items:
 
     def _damaged(self, error: Exception) -> InputError:
         return InputError(f"{self.folder}: the table of images is damaged ({one_line(error)}); embed the images again.")
+
+
+def _checksums(vectors: np.ndarray, first: int) -> list[tuple[int, int, int]]:
+    """Return first row, number of rows and checksum of each block of new vectors."""
+    parts = [(start, vectors[start : start + BLOCK]) for start in range(0, len(vectors), BLOCK)]
+    return [(first + start, len(part), zlib.crc32(part.tobytes())) for start, part in parts]
 
 
 def _quoted(name: str) -> str:

@@ -34,6 +34,7 @@ class GalleryParts:
     ):
         self.embedder, self.items, self.header, self.folder = embedder, items, header, folder
         self.index: VectorIndex = index or ExactIndex(items)
+        self.storage: Path | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -77,6 +78,17 @@ class GalleryParts:
             if beside.is_dir():
                 return beside
         return Path(self.header.root) if self.header.root else None
+
+    def confine(self, snapshot: Path) -> None:
+        """Keep to the files of a downloaded gallery, wherever its header points, for strangers may have written it.
+
+        Args:
+            snapshot: Its folder in the cache of the Hub, whose files are links to those beside it.
+        """
+        root = Path(os.path.normpath(snapshot / (self.header.relative_root or ".")))
+        root = root if root.is_relative_to(snapshot) else snapshot
+        self.header = self.header.model_copy(update={"root": str(root), "relative_root": None})
+        self.storage = snapshot.parents[1]
 
     def close(self) -> None:
         """Let go of files and connections."""

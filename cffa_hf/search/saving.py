@@ -1,6 +1,7 @@
 """A gallery on disk: opened, finished with an index, and saved elsewhere."""
 
 import os
+import re
 import shutil
 import uuid
 import warnings
@@ -46,6 +47,8 @@ from cffa_hf.search.parts import GalleryParts
 
 G = TypeVar("G", bound=GalleryParts)
 INDEXES = ("auto", "exact", "faiss")
+# What galleries of this and earlier versions leave in a folder; everything else there is somebody else's.
+OWN = re.compile(r"data-[0-9a-f]{16}|gallery(-[0-9a-f]{16})?\.safetensors")
 
 
 def open_gallery(
@@ -127,8 +130,10 @@ def _send_to_server(gallery: GalleryParts, index: str) -> IndexRecord:
 
 def save_gallery(gallery: GalleryParts, folder: Path) -> None:
     """Write a gallery into another folder as `Gallery.save` says."""
+    if gallery.folder and gallery.folder.resolve() == folder.resolve():
+        write_header(folder, gallery.header)  # images are kept there as they are added
+        return
     data = f"data-{uuid.uuid4().hex[:16]}"
-    own = (gallery.folder / gallery.header.data).resolve() if gallery.folder else None
     with writing(folder):
         partial = folder / data
         partial.mkdir(parents=True)
@@ -145,8 +150,8 @@ def save_gallery(gallery: GalleryParts, folder: Path) -> None:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in (*folder.glob("data-*"), *folder.glob("gallery*.safetensors")):
-            if old.name == data or old.resolve() == own:
+        for old in folder.iterdir():
+            if old.name == data or not OWN.fullmatch(old.name) or old.is_symlink():
                 continue
             if old.is_dir():
                 shutil.rmtree(old)

@@ -10,7 +10,7 @@ from cffa_hf.search.filters import Condition
 from cffa_hf.search.items import Items
 
 BLOCK = 8192
-SLACK = 1e-5  # sums of products differ by this much with their order
+SLACK = 2e-3  # twice what a product of float16 numbers, summed in float32 and rounded, may be off
 
 
 class ExactIndex:
@@ -61,14 +61,16 @@ def search_rows(
         Scores and rows, `(q, k)`, as `VectorIndex.search` says.
     """
     total = len(vectors) if rows is None else len(rows)
-    wanted = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+    # In float16, without a copy in float32, one query takes a tenth of the time; what is near the best is ranked anew.
+    wanted = torch.from_numpy(np.asarray(queries, dtype=np.float16)).T
+    wanted = wanted[:, 0] if wanted.shape[1] == 1 else wanted
     found: list[list[np.ndarray]] = [[] for _ in range(len(queries))]
     bounds = np.full(len(queries), -np.inf, dtype=np.float32)
     for start in range(0, total, BLOCK):
         part = slice(start, min(start + BLOCK, total))
         numbers = np.arange(part.start, part.stop) if rows is None else rows[part]
-        block = torch.from_numpy(np.array(vectors[part] if rows is None else vectors[numbers]))
-        scores = (wanted @ block.float().T).numpy()
+        block = torch.from_numpy(vectors[part] if rows is None else vectors[numbers])
+        scores = (block @ wanted).float().reshape(len(block), -1).T.numpy()
         if scores.shape[1] > k:
             best = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
             bounds = np.maximum(bounds, best - SLACK)

@@ -56,9 +56,11 @@ class FaissIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the best vectors for each query, as `VectorIndex.search` says; nearly all of them."""
         faiss = import_faiss()
-        mask = self.items.mask(conditions)
+        mask, vectors = self.items.mask(conditions), self.items.vectors
+        # Another thread may add images meanwhile.
+        rows = len(vectors) if mask is None else min(len(mask), len(vectors))
         if mask is not None and int(mask.sum()) <= FEW:
-            return search_rows(self.items.vectors, queries, k, np.flatnonzero(mask))
+            return search_rows(vectors, queries, k, np.flatnonzero(mask[:rows]))
         count = min(max(self.candidates, 4 * k), self.covered)
         parameters = faiss.SearchParametersIVF(nprobe=1)
         if mask is not None:
@@ -66,14 +68,14 @@ class FaissIndex:
             selector = faiss.IDSelectorBitmap(bits)
             parameters = faiss.SearchParametersIVF(nprobe=1, sel=selector)
         _, near = self.codes.search(np.ascontiguousarray(queries, dtype=np.float32), count, params=parameters)
-        late = np.arange(self.covered, self.items.rows)
+        late = np.arange(self.covered, rows)
         if mask is not None:
-            late = late[mask[self.covered :]]
+            late = late[mask[self.covered : rows]]
         candidates = [row[row >= 0] for row in near]
         if len(late):
-            _, newest = search_rows(self.items.vectors, queries, k, late)
+            _, newest = search_rows(vectors, queries, k, late)
             candidates = [np.concatenate([old, new[new >= 0]]) for old, new in zip(candidates, newest, strict=True)]
-        return rank_candidates(self.items.vectors, queries, candidates, k)
+        return rank_candidates(vectors, queries, candidates, k)
 
     def close(self) -> None:
         """Let go of the codes."""
