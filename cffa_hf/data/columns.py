@@ -48,7 +48,7 @@ def captions_digest(rows: Dataset) -> str:
     for lists in caption_batches(rows):
         texts = lists.flatten().cast(pa.large_string())
         for numbers in (pc.fill_null(pc.list_value_length(lists), 0), pc.binary_length(texts)):
-            digest.update(np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64))
+            digest.update(numbers.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
         offsets, content = texts.buffers()[1:]
         if len(texts):
             bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
+from cffa_hf.data.caching import writable_cache
 from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
 from cffa_hf.data.processes import ordered_map, processor_count
-from cffa_hf.errors import InputError
 from cffa_hf.inputs.processor import encode_captions
 
 CACHED_CAPTIONS = 50_000
@@ -87,7 +86,7 @@ def encode_rows(rows: Dataset, tokenizer: CLIPTokenizer, context_length: int) ->
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_token_ids" / digest
     files = [folder / f"part-{number:05d}.arrow" for number in range(-(-len(rows) // PART_ROWS))]
-    with _writable(folder), FileLock(f"{folder}.lock"):
+    with writable_cache(folder.parent), FileLock(f"{folder}.lock"):
         if folder.is_dir():
             try:
                 if len(found := TokenIds.from_files(files)) == total:
@@ -129,9 +128,10 @@ def _write_part(shared: tuple[Dataset, CLIPTokenizer, int], part: tuple[int, Pat
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
     batch = pa.record_batch({"input_ids": column})
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
-    with partial.open("rb") as file:
+    with partial.open("wb") as file:
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
     return end - start
@@ -156,20 +156,3 @@ def _tokenizer_digest(tokenizer: CLIPTokenizer) -> str:
     parts = {key: value for key, value in model.items() if key not in ("truncation", "padding")}
     parts["control"] = [str(tokenizer.bos_token), str(tokenizer.eos_token)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _writable(folder: Path) -> Any:
-    """Explain a cache that cannot be written.
-
-    Raises:
-        InputError: In place of the system's error.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{folder.parent}: the cache cannot be written ({error.strerror or error}); make room, or set "
-            "HF_DATASETS_CACHE to another disk."
-        ) from error
