@@ -26,7 +26,7 @@ WORDS = (
     "a the man woman person with wearing in black white red blue green grey shirt jacket coat trousers jeans shorts skirt "
     "shoes sneakers boots bag backpack hat glasses hair long short dark light walking standing holding phone and is of his "
     "her left right hand street background young tall slim striped floral sleeves logo white-soled denim leather"
-).split()
+)
 LUPERSON_FILES = ("Td-qwen", "Td-shikra", "Ts-qwen", "Ts-shikra")
 DRAWN = 200_000
 
@@ -50,7 +50,9 @@ def main() -> None:
 
 def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
     print(f"\n{layout}\n")
-    titles = "images pairs JSON/pair cache/pair rows tokens us/pair next build pairs own identity/s shuffle/s captions/s"
+    titles = (
+        "images pairs JSON/pair cache/pair rows tokens us/pair next build pairs own identity/s shuffle/s captions/s"
+    )
     print("| " + " | ".join(titles.split()) + " |\n|" + " --- |" * len(titles.split()))
     found = []
     for images in options.images:
@@ -67,7 +69,9 @@ def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
         disk = sum(file.stat().st_size for file in (root / "cache").rglob("*") if file.is_file())
         pairs = first["pairs"]
         seconds = first["rows_seconds"] + first["tokens_seconds"]
-        found.append((pairs, seconds, second["rows_seconds"] + second["tokens_seconds"], second["memory"], second["own"]))
+        found.append(
+            (pairs, seconds, second["rows_seconds"] + second["tokens_seconds"], second["memory"], second["own"])
+        )
         cells = [f"{images:,}", f"{pairs:,}", f"{size / pairs:.0f} B", f"{disk / pairs:.0f} B"]
         cells += [f"{first['rows_seconds']:.1f} s", f"{first['tokens_seconds']:.1f} s", f"{1e6 * seconds / pairs:.0f}"]
         cells += [f"{found[-1][2]:.2f} s", *(f"{value / 2**20:.0f} MiB" for value in (first["peak"], *found[-1][3:]))]
@@ -111,7 +115,7 @@ def write_parts(file, brackets: str, parts: Iterator[str]) -> None:
 
 
 def sentence(draw: random.Random) -> str:
-    return " ".join(draw.choices(WORDS, k=draw.randint(18, 40))).capitalize() + "."
+    return " ".join(draw.choices(WORDS.split(), k=draw.randint(18, 40))).capitalize() + "."
 
 
 def mals_entries(images: int) -> Iterator[str]:

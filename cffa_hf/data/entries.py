@@ -17,7 +17,7 @@ from cffa_hf.data.layouts import Layout
 from cffa_hf.data.rows import row_error, shorten
 from cffa_hf.errors import InputError
 
-AT_ONCE = 4096
+AT_ONCE = 1024
 """Entries that are handled together, and that a process has as Python objects."""
 LONGEST_CAPTION = 20_000
 """Characters; the longest of the known sets have some hundreds, and a file that is no list of captions has millions."""

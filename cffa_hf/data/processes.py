@@ -34,7 +34,7 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Apply a function to items in several processes, and yield the results in the order of the items.
 
-    Items are taken from their iterator as results are fetched: at most three for each process are in memory.
+    Items are taken from their iterator as results are fetched: at most two for each process are in memory.
 
     Args:
         function: Of a module, called with `shared` and an item.
@@ -55,7 +55,7 @@ def ordered_map(
         try:
             for item in items:
                 waiting.append(pool.submit(_call, function, item))
-                if len(waiting) >= 3 * processes:
+                if len(waiting) >= 2 * processes:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

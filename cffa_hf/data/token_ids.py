@@ -21,10 +21,10 @@ from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
 from cffa_hf.data.processes import ordered_map, processor_count
 from cffa_hf.inputs.processor import encode_captions
 
-CACHED_CAPTIONS = 50_000
-"""From so many captions on, their ids are kept in the cache of `datasets`; fewer are encoded in seconds."""
-PART_ROWS = 20_000
-"""Rows whose captions are one file: what an interrupted build loses, and what a process has in memory."""
+CACHED_CAPTIONS = 20_000
+"""From so many captions on, their ids are kept in the cache of `datasets`; fewer are encoded in a second or two."""
+PART_CAPTIONS = 20_000
+"""About as many captions are one file: what an interrupted build loses, and what a process has in memory."""
 _VERSION = 1
 
 
@@ -82,10 +82,11 @@ def encode_rows(rows: Dataset, tokenizer: CLIPTokenizer, context_length: int) ->
     if total < CACHED_CAPTIONS:
         lists = [caption_lists(captions, 0, len(rows))] if len(rows) else []
         return TokenIds([_as_arrays(part.flatten().to_pylist(), tokenizer, context_length) for part in lists])
-    key = [_VERSION, PART_ROWS, captions_digest(rows), _tokenizer_digest(tokenizer), context_length]
+    rows_of_part = max(1, PART_CAPTIONS * len(rows) // total)
+    key = [_VERSION, rows_of_part, captions_digest(rows), _tokenizer_digest(tokenizer), context_length]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_token_ids" / digest
-    files = [folder / f"part-{number:05d}.arrow" for number in range(-(-len(rows) // PART_ROWS))]
+    files = [folder / f"part-{number:05d}.arrow" for number in range(-(-len(rows) // rows_of_part))]
     with writable_cache(folder.parent), FileLock(f"{folder}.lock"):
         if folder.is_dir():
             try:
@@ -94,24 +95,23 @@ def encode_rows(rows: Dataset, tokenizer: CLIPTokenizer, context_length: int) ->
             except (OSError, pa.ArrowException):  # a disk has lost something
                 pass
             shutil.rmtree(folder)
-        _build(captions, tokenizer, context_length, folder, [file.name for file in files])
+        _build((captions, tokenizer, context_length, rows_of_part), folder, [file.name for file in files])
     return TokenIds.from_files(files)
 
 
-def _build(captions: Dataset, tokenizer: CLIPTokenizer, context_length: int, folder: Path, names: list[str]) -> None:
+def _build(shared: tuple[Dataset, CLIPTokenizer, int, int], folder: Path, names: list[str]) -> None:
     """Write all parts that are not there into a folder beside the final one, and rename it when it is complete."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     wanted = [(number, unfinished / name) for number, name in enumerate(names) if not (unfinished / name).is_file()]
     bar = tqdm(
-        total=len(captions),
-        initial=(len(names) - len(wanted)) * PART_ROWS,
+        total=len(shared[0]),
+        initial=(len(names) - len(wanted)) * shared[3],
         desc="tokenising captions",
         unit="image",
         disable=not datasets.is_progress_bar_enabled(),
         leave=False,
     )
-    shared = (captions, tokenizer, context_length)
     processes = max(1, min(processor_count(), len(wanted)))
     with bar:
         for rows in ordered_map(_write_part, wanted, shared=shared, processes=processes):
@@ -119,11 +119,11 @@ def _build(captions: Dataset, tokenizer: CLIPTokenizer, context_length: int, fol
     os.replace(unfinished, folder)
 
 
-def _write_part(shared: tuple[Dataset, CLIPTokenizer, int], part: tuple[int, Path]) -> int:
+def _write_part(shared: tuple[Dataset, CLIPTokenizer, int, int], part: tuple[int, Path]) -> int:
     """Encode the captions of one part into its file, atomically, and return the number of its rows."""
-    captions, tokenizer, context_length = shared
+    captions, tokenizer, context_length, rows_of_part = shared
     number, path = part
-    start, end = number * PART_ROWS, min(len(captions), (number + 1) * PART_ROWS)
+    start, end = number * rows_of_part, min(len(captions), (number + 1) * rows_of_part)
     ends, ids = _as_arrays(caption_lists(captions, start, end).flatten().to_pylist(), tokenizer, context_length)
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
     batch = pa.record_batch({"input_ids": column})
