@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, Image
 
 BATCH_ROWS = 2**16
+IMAGES_AT_ONCE = 256
 
 
 def column_array(rows: Dataset, name: str) -> np.ndarray:
@@ -16,6 +18,17 @@ def column_array(rows: Dataset, name: str) -> np.ndarray:
     column = rows.select_columns([name]).with_format("arrow")
     parts = [column[start : start + BATCH_ROWS].column(0).to_numpy() for start in range(0, len(rows), BATCH_ROWS)]
     return np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64)
+
+
+def image_sources(rows: Dataset, begin: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield path and bytes of the images from row `begin` to `end`, not decoded, a part of the rows in memory."""
+    images = rows.select_columns(["image"])
+    if images.features["image"].decode:
+        images = images.cast_column("image", Image(decode=False))
+    images = images.with_format("arrow")
+    end = len(images) if end is None else end
+    for start in range(begin, end, IMAGES_AT_ONCE):
+        yield from images[start : min(start + IMAGES_AT_ONCE, end)].column(0).to_pylist()
 
 
 def caption_lists(captions: Dataset, start: int, end: int) -> pa.Array:

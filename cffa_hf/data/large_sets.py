@@ -9,8 +9,8 @@ from datasets import Dataset, DatasetDict
 
 from cffa_hf.data.columns import column_array
 from cffa_hf.data.division import Division, PersonDatasetDict
+from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import LAYOUTS, Layout, find_annotations
-from cffa_hf.data.row_building import count_rows_of
 from cffa_hf.data.row_cache import SetFacts, cached_rows
 from cffa_hf.data.rows import SPLITS, divide_identities, held_out_number
 from cffa_hf.errors import InputError
@@ -95,7 +95,7 @@ def hold_out(rows: DatasetDict, source: str, validation_identities: int | None, 
         result["train"] = rows["train"].select(np.flatnonzero(~held))
         result["validation"] = rows["train"].select(np.flatnonzero(held))
     ordered = {split: result[split] for split in SPLITS if split in result}
-    identities = {split: count_rows_of(part)[0] for split, part in ordered.items()}
+    identities = {split: count_split(part)["identities"] for split, part in ordered.items()}
     return PersonDatasetDict(
         ordered,
         Division(how="held out", seed=seed, identities=identities)

@@ -156,6 +156,13 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+def layout_named(name: str) -> Layout | None:
+    """Find a layout by its name, or by the folder that is its alone; None if there is none."""
+    benchmarks = {folder for _, folder, _, _ in _BENCHMARKS}
+    own = {layout.folder.lower(): layout for layout in LAYOUTS.values() if layout.folder not in benchmarks}
+    return LAYOUTS.get(name.lower().replace("-", "_")) or own.get(name.lower())
+
+
 def find_annotations(
     layout: Layout, root: Path, annotation_file: str | Path | None = None
 ) -> tuple[Path, list[tuple[str, Path]]]:

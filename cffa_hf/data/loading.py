@@ -13,7 +13,7 @@ from huggingface_hub.file_download import repo_folder_name
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.large_sets import load_layout, refuse_test_identities
-from cffa_hf.data.layouts import LAYOUTS, Layout
+from cffa_hf.data.layouts import LAYOUTS, layout_named
 from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
 from cffa_hf.errors import InputError
 
@@ -61,7 +61,7 @@ def load_person_dataset(
             raise InputError(f"The dataset {name!r} needs root, the folder that holds {usual}/; set it in the config.")
         return _load_benchmark(key, root, annotation_file, validation_identities, test_identities, seed)
 
-    if (layout := _layout_named(name)) and not (root is None and Path(name).expanduser().is_dir()):
+    if (layout := layout_named(name)) and not (root is None and Path(name).expanduser().is_dir()):
         refuse_test_identities(layout.name, test_identities)
         if root is None:
             raise InputError(
@@ -94,19 +94,6 @@ def load_person_dataset(
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)
     return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
-
-
-def _layout_named(name: str) -> Layout | None:
-    """Find a layout by its name, or by the folder that is its alone."""
-    key = name.lower().replace("-", "_")
-    return LAYOUTS.get(key) or next(
-        (layout for layout in LAYOUTS.values() if _own_folder(layout) == name.lower()), None
-    )
-
-
-def _own_folder(layout: Layout) -> str | None:
-    benchmarks = {spec.folder for spec in ANNOTATION_FORMATS.values()}
-    return None if layout.folder in benchmarks else layout.folder.lower()
 
 
 def _possibilities() -> str:

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from cffa_hf.data.columns import caption_counts, column_array
 from cffa_hf.data.entries import Entry, captions_of, refuse_long_captions
 from cffa_hf.data.layouts import Layout
 from cffa_hf.data.rows import FEATURES, SPLITS, PersonRow, count, row_error, validate_rows
@@ -277,8 +276,3 @@ class Notices:
             f"{count(len(later), 'row')} of an image that an earlier row has too, the first is in "
             f"{self._place(*origins[first])} (image {path(first)!r}); both are kept"
         ]
-
-
-def count_rows_of(rows: Dataset) -> tuple[int, int, int]:
-    """Count the identities, images and captions of a split, from its columns."""
-    return len(np.unique(column_array(rows, "person_id"))), len(rows), int(caption_counts(rows).sum())

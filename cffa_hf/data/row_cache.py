@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 
 from cffa_hf.data.caching import writable_cache
 from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
+from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import Layout
 from cffa_hf.data.processes import ordered_map
-from cffa_hf.data.row_building import Notices, Source, count_rows_of, make_part
+from cffa_hf.data.row_building import Notices, Source, make_part
 from cffa_hf.data.rows import FEATURES, SPLITS, row_error
 from cffa_hf.errors import InputError
 from cffa_hf.files import file_digest, new_folder, write_text
@@ -40,7 +41,7 @@ class SetFacts:
         remarks: What is irregular in it, one sentence each, without the full stop.
     """
 
-    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -125,7 +126,7 @@ def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_fi
     rows = {split: Dataset.from_file(str(unfinished / f"{split}.arrow")) for split in SPLITS if split in writers}
     if not rows:
         raise InputError(f"{files[0][1]}: no image in it has a caption; use the original file.")
-    facts = SetFacts({split: count_rows_of(part) for split, part in rows.items()}, noticed.remarks(rows))
+    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
     write_text(unfinished / _FACTS, json.dumps(asdict(facts)))
 
 

@@ -2,10 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import tracemalloc
 from pathlib import Path
 
@@ -19,8 +15,8 @@ from cffa_hf.data.pairs import CaptionDataset
 from cffa_hf.data.token_ids import encode_rows
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.processor import encode_captions, train_tokenizer
+from tests.processes import kill_when_it_waits, python_child
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 WORDS = "red green blue coat hat bag shoes scarf".split()  # noqa: SIM905
 pytestmark = pytest.mark.filterwarnings("ignore:.*instead of the:UserWarning")
 
@@ -58,22 +54,6 @@ def tokenizer():
 def small_parts(monkeypatch):
     monkeypatch.setattr(token_ids, "CACHED_CAPTIONS", 10)
     monkeypatch.setattr(token_ids, "PART_CAPTIONS", 8)
-
-
-def child(code: str, cache: Path, *words: object) -> subprocess.Popen:
-    """Start Python with a program of its own."""
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def kill_when_it_waits(process: subprocess.Popen) -> None:
-    """Wait for a line, kill the process that wrote it, and see that its helpers end too: their end of the pipe closes."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line == "waiting\n", process.stderr.read() if process.stderr else ""
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
 
 
 def test_a_second_start_opens_what_the_first_has_read(tmp_path, cache, monkeypatch):
@@ -128,7 +108,7 @@ def test_a_killed_build_leaves_no_process_and_the_next_one_starts_clean(tmp_path
     cache.make_part = slow
     load_person_dataset("mals", sys.argv[1], check_files=False)
     """
-    kill_when_it_waits(child(code, cache, tmp_path))
+    kill_when_it_waits(python_child(code, cache, tmp_path))
     assert list((cache / "cffa_rows").glob(".*.unfinished"))
     rows = load(tmp_path)
     assert [row["captions"] for row in rows] == [[f"a coat {n}"] for n in range(5_000)]
@@ -147,7 +127,7 @@ def test_two_that_begin_at_once_do_not_disturb_each_other(tmp_path, cache):
     found = ids.encode_rows(rows, train_tokenizer(["a coat"], 540), 20)
     print(len(rows), rows[3999]["captions"], len(found), found[3999])
     """
-    outputs = [process.communicate(timeout=120) for process in [child(code, cache, tmp_path) for _ in range(2)]]
+    outputs = [process.communicate(timeout=120) for process in [python_child(code, cache, tmp_path) for _ in range(2)]]
     assert outputs[0][0].startswith("4000 ['a coat 3999'] 4000 ["), outputs[0][1]
     assert outputs[0][0] == outputs[1][0]
     for kind in ("cffa_rows", "cffa_token_ids"):
@@ -238,7 +218,7 @@ def test_a_killed_tokenisation_goes_on(cache, tokenizer, small_parts):
     ids._write_part = slow
     ids.encode_rows(load_from_disk(sys.argv[1] + "/rows"), CLIPTokenizer.from_pretrained(sys.argv[1] + "/tokenizer"), 9)
     """
-    kill_when_it_waits(child(code, cache, cache))
+    kill_when_it_waits(python_child(code, cache, cache))
     parts = {path.name: path.stat().st_mtime_ns for path in (cache / "cffa_token_ids").glob("*.unfinished/part-*")}
     assert {"part-00000.arrow", "part-00001.arrow"} <= parts.keys()
     token_ids.PART_CAPTIONS = 500  # as the fixture's monkeypatch restores it
