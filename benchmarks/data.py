@@ -1,11 +1,12 @@
 """Measure how sets for pre-training are read, at several sizes: time, memory and disk, on the first start and on the next.
 
 Annotations are generated in the layout of MALS (one caption an image) or of LUPerson-MLLM (four files with a caption each,
-merged by file name, in another order each); there are no image files, and none is looked for. Every start is a process of
-its own, which reads the rows, tokenises the captions and makes the training pairs. `build` is the peak of resident memory
-of that process and of those that help it; `pairs` is what the process has afterwards above what it had before it read
-anything, `own` the part of that which is not mapped files. Then indices are drawn as the trainer draws them, and captions
-read in that order.
+merged by file name); there are no image files, and none is looked for. Every start is a process of its own, which reads
+the rows, tokenises the captions and makes the training pairs. `build` is the peak of memory of that process and of those
+that help it, in proportional set sizes, so that what they share counts once. `pairs` is what the process of the next start
+has afterwards above what it had before it read anything, resident; `own` is the part of that which is not mapped files.
+Then indices are drawn as the trainer draws them, and captions read in that order; those rates and `CPU` are of processor
+seconds, which tell more than the others on a machine that does other work besides.
 
     python benchmarks/data.py --images 10000 100000 --layouts mals luperson_mllm
 """
@@ -15,6 +16,7 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ WORDS = (
 )
 LUPERSON_FILES = ("Td-qwen", "Td-shikra", "Ts-qwen", "Ts-shikra")
 DRAWN = 200_000
+RESOURCES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def main() -> None:
@@ -50,9 +53,7 @@ def main() -> None:
 
 def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
     print(f"\n{layout}\n")
-    titles = (
-        "images pairs JSON/pair cache/pair rows tokens us/pair next build pairs own identity/s shuffle/s captions/s"
-    )
+    titles = "images pairs JSON/pair cache/pair rows tokens CPU/pair next next-CPU build pairs own identity/s shuffle/s captions/s"
     print("| " + " | ".join(titles.split()) + " |\n|" + " --- |" * len(titles.split()))
     found = []
     for images in options.images:
@@ -63,7 +64,10 @@ def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
         words += ["--tokenizer", options.tokenizer] if options.tokenizer else []
         starts = []
         for _ in range(2):
-            done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                print(f"{images:,} images: failed with exit status {done.returncode}")
+                return
             starts.append(json.loads(done.stdout.splitlines()[-1]))
         first, second = starts
         disk = sum(file.stat().st_size for file in (root / "cache").rglob("*") if file.is_file())
@@ -73,8 +77,13 @@ def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
             (pairs, seconds, second["rows_seconds"] + second["tokens_seconds"], second["memory"], second["own"])
         )
         cells = [f"{images:,}", f"{pairs:,}", f"{size / pairs:.0f} B", f"{disk / pairs:.0f} B"]
-        cells += [f"{first['rows_seconds']:.1f} s", f"{first['tokens_seconds']:.1f} s", f"{1e6 * seconds / pairs:.0f}"]
-        cells += [f"{found[-1][2]:.2f} s", *(f"{value / 2**20:.0f} MiB" for value in (first["peak"], *found[-1][3:]))]
+        cells += [
+            f"{first['rows_seconds']:.1f} s",
+            f"{first['tokens_seconds']:.1f} s",
+            f"{1e6 * first['cpu'] / pairs:.0f} us",
+        ]
+        cells += [f"{second['rows_seconds'] + second['tokens_seconds']:.2f} s", f"{second['cpu']:.2f} s"]
+        cells += [*(f"{value / 2**20:.0f} MiB" for value in (first["peak"], *found[-1][3:]))]
         cells += [f"{second[name]:,.0f}" for name in ("identity", "shuffle", "captions")]
         print("| " + " | ".join(cells) + " |", flush=True)
     if len(found) > 1:
@@ -83,7 +92,7 @@ def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
 
 def extrapolate(found: list[tuple[float, ...]], pairs: int) -> None:
     """Draw a line through the two largest sizes; what it says of a larger one is arithmetic, not a measurement."""
-    names = ("first start", "next start", "memory of the pairs", "of which own")
+    names = ("first start, CPU", "next start, CPU", "memory of the pairs", "of which own")
     (small, *before), (large, *after) = found[-2:]
     print(f"\nSlope between {small:,} and {large:,} pairs, and the line at {pairs:,} (not measured):")
     for name, one, other, unit in zip(names, before, after, ("s", "s", "MiB", "MiB"), strict=True):
@@ -151,36 +160,38 @@ def measure(layout: str, root: str, merges: str | None) -> dict[str, float]:
     tokenizer = clip_tokenizer(merges) if merges else train_tokenizer([sentence(draw) for _ in range(500)], 2_000)
     encode_captions(tokenizer, ["a man"])
     before, own_before = resident(os.getpid())
+    proportional_before = proportional(os.getpid())
     peak, done = [0], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.1):
-            peak[0] = max(peak[0], sum(resident(process)[0] for process in family()))
+        while not done.wait(0.2):
+            peak[0] = max(peak[0], sum(proportional(process) for process in family()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), processor_seconds()
     rows = load_person_dataset(layout, root, check_files=False)["train"]
     read = time.perf_counter()
     pairs = PairDataset(rows, tokenizer)
     tokenised = time.perf_counter()
+    used = processor_seconds() - cpu
     done.set()
     watcher.join()
     result = {"pairs": len(pairs), "rows_seconds": read - start, "tokens_seconds": tokenised - read}
-    result["peak"] = max(peak[0], resident(os.getpid())[0]) - before
+    result["cpu"] = used
+    result["peak"] = max(peak[0], proportional(os.getpid())) - proportional_before
     order = ShuffleSampler(len(pairs))
-    begin = time.perf_counter()
     drawn = list(itertools.islice(order, DRAWN))
-    shuffled = time.perf_counter()
+    start = time.process_time()
     for index in drawn[: DRAWN // 4]:
         pairs.captions[index]
-    result["captions"] = len(drawn[: DRAWN // 4]) / (time.perf_counter() - shuffled)
+    result["captions"] = len(drawn[: DRAWN // 4]) / (time.process_time() - start)
     result["shuffle"] = len(pairs) / (time_of(order) or 1e-9)
     images = min(len(pairs.images), 2_000)
     for index in np.random.default_rng(0).integers(len(pairs.images), size=images).tolist():
         pairs.images._images[index]  # the row as a sample reads it; there is no file to decode
     own, mapped = resident(os.getpid())[1] - own_before, resident(os.getpid())[0] - before
-    result |= {"memory": mapped, "own": own, "first_indices": shuffled - begin}
+    result |= {"memory": mapped, "own": own}
     captions = max(1, round(len(pairs) / len(pairs.images)))
     identities = IdentitySampler(pairs.person_labels, 64 * captions, captions)
     result["identity"] = len(identities) / time_of(identities)
@@ -188,10 +199,15 @@ def measure(layout: str, root: str, merges: str | None) -> dict[str, float]:
 
 
 def time_of(sampler) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in sampler:
         pass
-    return time.perf_counter() - start
+    return time.process_time() - start
+
+
+def processor_seconds() -> float:
+    """Return the processor seconds of this process and of its children that have ended."""
+    return sum(part.ru_utime + part.ru_stime for part in map(resource.getrusage, RESOURCES))
 
 
 def resident(process: int) -> tuple[int, int]:
@@ -202,6 +218,15 @@ def resident(process: int) -> tuple[int, int]:
         return 0, 0
     sizes = {name: 1024 * int(size) for name, size in re.findall(r"^(VmRSS|RssAnon):\s+(\d+) kB", text, re.M)}
     return sizes.get("VmRSS", 0), sizes.get("RssAnon", 0)
+
+
+def proportional(process: int) -> int:
+    """Return the proportional set size of a process in bytes; 0 if it has ended."""
+    try:
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.M)
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
 
 
 def family() -> list[int]:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,21 @@ def test_one_precision_can_be_measured_alone():
     assert not done.returncode, done.stderr
     assert "| bf16 | ours |" in done.stdout
     assert "| float32 |" not in done.stdout
+
+
+def test_the_benchmark_of_large_sets_measures_two_starts(tmp_path, capsys):
+    script = str(REPOSITORY / "benchmarks" / "data.py")
+    command = [sys.executable, script, "--images", "200", "--layouts", "luperson_mllm", "--folder", str(tmp_path)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    header, _, row = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert row[:2] == ["200", "800"]
+    assert len(row) == len(header)
+    runpy.run_path(script)["extrapolate"]([(100, 1, 1, 2**20, 2**20), (200, 3, 1, 2**21, 2**20)], 1_000)
+    told = capsys.readouterr().out
+    assert "first start, CPU: 20000.0 s for each million pairs, 19 s" in told
+    assert "memory of the pairs: 10000.0 MiB for each million pairs, 10 MiB" in told
 
 
 @pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")

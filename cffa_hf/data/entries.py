@@ -5,7 +5,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,9 +169,9 @@ def _write_spool(layout: Layout, files: Sequence[tuple[str, Path]], spool: Path)
                     problem = f"has {shorten(entry.content)} as its captions; it must be a text or a list of texts"
                     raise row_error(file, entry.row, entry.path, problem)
                 refuse_long_captions(captions, file, entry.row, entry.path)
-                name = PurePosixPath(str(entry.path)).name
+                name = str(entry.path).rpartition("/")[2]
                 if not name:
-                    raise row_error(file, entry.row, None, "has no image, but an empty path; remove it")
+                    raise row_error(file, entry.row, None, "names no image, but a folder; remove it")
                 hashes.append(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
                 rows.append(
                     {"name": name, "path": entry.path, "captions": captions, "file": entry.file, "row": entry.row}
