@@ -3,7 +3,7 @@
 Annotations are generated in the layout of MALS (one caption an image) or of LUPerson-MLLM (four files with a caption each,
 merged by file name); there are no image files, and none is looked for. Every start is a process of its own, which reads
 the rows, tokenises the captions and makes the training pairs. `build` is the peak of memory of that process and of those
-that help it, in proportional set sizes, so that what they share counts once. `pairs` is what the process of the next start
+that help it, in proportional set sizes, so that what they share counts once. `held` is what the process of the next start
 has afterwards above what it had before it read anything, resident; `own` is the part of that which is not mapped files.
 Then indices are drawn as the trainer draws them, and captions read in that order; those rates and `CPU` are of processor
 seconds, which tell more than the others on a machine that does other work besides.
@@ -53,7 +53,8 @@ def main() -> None:
 
 def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
     print(f"\n{layout}\n")
-    titles = "images pairs JSON/pair cache/pair rows tokens CPU/pair next next-CPU build pairs own identity/s shuffle/s captions/s"
+    titles = "images pairs JSON/pair cache/pair rows tokens CPU/pair next next-CPU build held own"
+    titles += " identity/s shuffle/s captions/s"
     print("| " + " | ".join(titles.split()) + " |\n|" + " --- |" * len(titles.split()))
     found = []
     for images in options.images:

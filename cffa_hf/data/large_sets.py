@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 def load_layout(
     name: str,
     root: str | Path,
-    *,
     annotation_file: str | Path | None = None,
     validation_identities: int | None = None,
     seed: int = 0,

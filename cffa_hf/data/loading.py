@@ -56,25 +56,13 @@ def load_person_dataset(
     name = str(dataset).strip()
     key = {spec.folder.lower(): spec.name for spec in ANNOTATION_FORMATS.values()}.get(name.lower(), name.lower())
     if key in ANNOTATION_FORMATS and not (root is None and Path(name).expanduser().is_dir()):
-        if root is None:
-            usual = ANNOTATION_FORMATS[key].folder
-            raise InputError(f"The dataset {name!r} needs root, the folder that holds {usual}/; set it in the config.")
+        root = _needed(root, name, ANNOTATION_FORMATS[key].folder)
         return _load_benchmark(key, root, annotation_file, validation_identities, test_identities, seed)
 
     if (layout := layout_named(name)) and not (root is None and Path(name).expanduser().is_dir()):
         refuse_test_identities(layout.name, test_identities)
-        if root is None:
-            raise InputError(
-                f"The dataset {name!r} needs root, the folder that holds {layout.folder}/; set it in the config."
-            )
-        return load_layout(
-            layout.name,
-            root,
-            annotation_file=annotation_file,
-            validation_identities=validation_identities,
-            seed=seed,
-            check_files=check_files,
-        )
+        root = _needed(root, name, layout.folder)
+        return load_layout(layout.name, root, annotation_file, validation_identities, seed, check_files)
     numbers: dict[str, Any] = {
         "validation_identities": validation_identities,
         "test_identities": test_identities,
@@ -94,6 +82,12 @@ def load_person_dataset(
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)
     return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
+
+
+def _needed(root: str | Path | None, name: str, folder: str) -> str | Path:
+    if root is None:
+        raise InputError(f"The dataset {name!r} needs root, the folder that holds {folder}/; set it in the config.")
+    return root
 
 
 def _possibilities() -> str:
