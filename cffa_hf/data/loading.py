@@ -38,13 +38,12 @@ def load_person_dataset(
             the Hub, "owner/name".
         root: The folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
             the folder that `dataset` is relative to.
-        annotation_file: Another annotation file; benchmarks and sets for pre-training only.
+        annotation_file: Another annotation file, not for folders and the Hub.
         validation_identities: Identities held out for validation where there is no validation split; 0 for none, None
             for a sensible number.
         test_identities: Identities held out for test where the data have no splits; the benchmarks take only None.
         seed: Draws the identities that are held out.
-        check_files: Whether the images of a set for pre-training must be there when its annotations are read; the others
-            are looked at by `cffa_hf.data.checks.check_images` alone.
+        check_files: Whether the images of a set for pre-training must be there when its annotations are read.
 
     Returns:
         Splits "train", "validation" and "test", as far as there are any, with the columns `image` (not decoded),
@@ -63,11 +62,8 @@ def load_person_dataset(
         refuse_test_identities(layout.name, test_identities)
         root = _needed(root, name, layout.folder)
         return load_layout(layout.name, root, annotation_file, validation_identities, seed, check_files)
-    numbers: dict[str, Any] = {
-        "validation_identities": validation_identities,
-        "test_identities": test_identities,
-        "seed": seed,
-    }
+    numbers: dict[str, Any] = {"validation_identities": validation_identities, "test_identities": test_identities}
+    numbers["seed"] = seed
     folder = Path(root or "").expanduser() / Path(name).expanduser()
     if name and folder.is_dir():
         if benchmark := _benchmark_in(folder, annotation_file):
