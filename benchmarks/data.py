@@ -73,10 +73,7 @@ def compare(layout: str, options: argparse.Namespace, folder: Path) -> None:
         first, second = starts
         disk = sum(file.stat().st_size for file in (root / "cache").rglob("*") if file.is_file())
         pairs = first["pairs"]
-        seconds = first["rows_seconds"] + first["tokens_seconds"]
-        found.append(
-            (pairs, seconds, second["rows_seconds"] + second["tokens_seconds"], second["memory"], second["own"])
-        )
+        found.append((pairs, first["cpu"], second["cpu"], second["memory"], second["own"]))
         cells = [f"{images:,}", f"{pairs:,}", f"{size / pairs:.0f} B", f"{disk / pairs:.0f} B"]
         cells += [
             f"{first['rows_seconds']:.1f} s",
