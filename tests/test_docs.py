@@ -74,7 +74,6 @@ RUN = {
     r"python benchmarks/evaluation\.py": (
         "--measure core embeddings --sizes 20x30 --identities 5 --width 8 --threads 1"  # one of its four processes
     ),
-    r"python benchmarks/data\.py .*": "--images 100 200",
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf search .*": "",
