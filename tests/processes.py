@@ -8,8 +8,11 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
+import subprocess
 import sys
 import sysconfig
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +151,20 @@ class Run:
     def history(self) -> list[dict]:
         """The log of a finished run."""
         return json.loads((self.folder / "trainer_state.json").read_text())["log_history"]
+
+
+def python_child(code: str, cache: Path, *words: object) -> subprocess.Popen:
+    """Start Python with a program of its own, and with a cache of `datasets` of its own."""
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_when_it_waits(process: subprocess.Popen) -> None:
+    """Wait for the line "waiting", kill the process, and see that its helpers end too: their end of the pipe closes."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    assert line == "waiting\n", process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)

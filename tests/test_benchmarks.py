@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -83,6 +84,21 @@ def test_the_encoding_benchmark_finds_the_embeddings_of_the_plain_way():
         assert len(row) == len(header)
         assert all(re.fullmatch(r"\d+\.\d\dx", row[place]) for place in (2, 3, 6, 7))
         assert min(float(row[4]), float(row[8])) >= (0.99 if "bfloat16" in row[0] else 0.99999)
+
+
+def test_the_benchmark_of_large_sets_measures_two_starts(tmp_path, capsys):
+    script = str(REPOSITORY / "benchmarks" / "data.py")
+    command = [sys.executable, script, "--images", "200", "--layouts", "luperson_mllm", "--folder", str(tmp_path)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    header, _, row = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert row[:2] == ["200", "800"]
+    assert len(row) == len(header)
+    runpy.run_path(script)["extrapolate"]([(100, 1, 1, 2**20, 2**20), (200, 3, 1, 2**21, 2**20)], 1_000)
+    told = capsys.readouterr().out
+    assert "first start, CPU: 20000.0 s for each million pairs, 19 s" in told
+    assert "memory of the pairs: 10000.0 MiB for each million pairs, 10 MiB" in told
 
 
 @pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")

@@ -8,14 +8,15 @@ from typing import Any
 
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.facts import is_rendered
+from cffa_hf.data.layouts import layout_named
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError
 from cffa_hf.names import SEEN_RECORD, public_name
 from cffa_hf.publishing.card_text import known_format, licence_warning
 from cffa_hf.publishing.client import check_repo_id
-from cffa_hf.publishing.dataset import publish_dataset, write_dataset_folder
-from cffa_hf.publishing.folders import new_folder, replace_folder
+from cffa_hf.publishing.dataset import publish_dataset, working_folder, write_dataset_folder
+from cffa_hf.publishing.folders import is_earlier, replace_folder
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,7 +27,9 @@ def add_parser(subparsers: Any) -> None:
         description="Publish a dataset as Parquet files with the images inside, privately unless told otherwise: the "
         "licences of the benchmarks do not allow them to be passed on.",
     )
-    parser.add_argument("dataset", help="cuhk_pedes, icfg_pedes, rstpreid, or a folder")
+    parser.add_argument(
+        "dataset", help="cuhk_pedes, icfg_pedes, rstpreid, the name of a set for pre-training, or a folder"
+    )
     parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the benchmark's folder")
     parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
     parser.add_argument(
@@ -77,7 +80,10 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
                 f"{arguments.training}: has no {SEEN_RECORD}, so its division is not known; leave --run out."
             )
         data = seen.divide(data, name, rendered)
-    warning = "" if rendered else licence_warning(known_format(name))
+    if arguments.dry_run:
+        check_repo_id(arguments.repo_id)
+        is_earlier(Path(arguments.dry_run), mark="data")  # a folder that may not be replaced is told at once
+    warning = "" if rendered else licence_warning(known_format(name) or layout_named(name))
     check_images(data)  # a text file that is listed as an image must not be published
     images = sum(map(len, data.values()))
     who = "for everybody to see" if arguments.public else "privately"
@@ -88,10 +94,10 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
         flush=True,
     )
     if arguments.dry_run:
-        check_repo_id(arguments.repo_id)
-        with new_folder() as folder:
-            write_dataset_folder(data, folder, name, arguments.repo_id, rendered=rendered)
-            replace_folder(folder, Path(arguments.dry_run), mark="data")
+        out = Path(arguments.dry_run).absolute()
+        with working_folder(out.with_name(f".{out.name}.unfinished")) as work:
+            write_dataset_folder(data, work / "out", name, arguments.repo_id, rendered=rendered)
+            replace_folder(work / "out", out, mark="data")
         print(f"{arguments.dry_run} holds what would be published as {arguments.repo_id}")
     else:
         print(publish_dataset(data, name, arguments.repo_id, rendered=rendered, public=arguments.public).commit_url)

@@ -14,7 +14,7 @@ from cffa_hf.command_line import run_guarded
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.division import PersonDatasetDict
-from cffa_hf.data.facts import is_rendered
+from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
@@ -71,7 +71,7 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     if noise is not None:
         data["train"] = noise.apply(data["train"])
 
-    identities = len(set(data["train"]["person_id"]))
+    identities = count_split(data["train"])["identities"]
     captions = (caption for captions in data["train"]["captions"] for caption in captions)
     model: Any
     model, processor = starting_model(model_args, captions, identities)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import datasets
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
+from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
 
@@ -33,7 +33,7 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
     marker = _marker(dataset)
     if marker is not None and marker.exists():
         return
-    failures: list[tuple[str, int, str, str]] = []
+    failures = _Failures()
     total = sum(len(split) for split in dataset.values())
     bar = tqdm(total=total, desc="checking images", unit="image", disable=not progress, leave=False)
     with bar, ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
@@ -44,10 +44,10 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
                     batch["image_id"], batch["file_path"], pool.map(_failure, batch["image"]), strict=True
                 ):
                     if reason:
-                        failures.append((name, image_id, path, reason))
+                        failures.add(name, image_id, path, reason)
                 bar.update(len(batch["image_id"]))
-    if failures:
-        raise InputError(_report(failures, total))
+    if failures.number:
+        raise InputError(failures.report(total))
     if marker is not None:
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
@@ -67,25 +67,41 @@ def _failure(source: dict[str, Any] | None) -> str:
     return ""
 
 
-def _report(failures: Sequence[tuple[str, int, str, str]], total: int) -> str:
-    """Put all failures into one sentence: how many, the first few, and the folders from which most are missing."""
-    first = ", ".join(f"{split} row {row} ({path}: {reason})" for split, row, path, reason in failures[:5])
-    more = f" and {len(failures) - 5:,} more" if len(failures) > 5 else ""
-    folders = Counter(path.partition("/")[0] for _, _, path, reason in failures if reason == "missing" and "/" in path)
-    where = ", ".join(f"{folder}/ ({number:,})" for folder, number in folders.most_common(5) if number >= 5)
-    advice = f"; most are missing from {where}: unpack what is missing" if where else "; put back or replace the files"
-    verb = "is" if len(failures) == 1 else "are"
-    return (
-        f"{len(failures):,} of {total:,} images {verb} missing or cannot be read: {first}{more}{advice}, or remove "
-        "their rows."
-    )
+class _Failures:
+    """The images that cannot be used: how many, the first few, and the folders from which they are missing."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.first: list[str] = []
+        self.folders: Counter[str] = Counter()
+
+    def add(self, split: str, row: int, path: str, reason: str) -> None:
+        """Take note of one."""
+        self.number += 1
+        if self.number <= 5:
+            self.first.append(f"{split} row {row} ({path}: {reason})")
+        if reason == "missing" and "/" in path:
+            self.folders[path.partition("/")[0]] += 1
+
+    def report(self, total: int) -> str:
+        """Put all of them into one sentence."""
+        more = f" and {self.number - 5:,} more" if self.number > 5 else ""
+        where = ", ".join(f"{folder}/ ({number:,})" for folder, number in self.folders.most_common(5) if number >= 5)
+        advice = (
+            f"; most are missing from {where}: unpack what is missing" if where else "; put back or replace the files"
+        )
+        verb = "is" if self.number == 1 else "are"
+        return (
+            f"{self.number:,} of {total:,} images {verb} missing or cannot be read: {', '.join(self.first)}{more}{advice}, "
+            "or remove their rows."
+        )
 
 
 def _marker(dataset: DatasetDict) -> Path | None:
     """Name the file that remembers a successful check; None if an image is not a file or is missing."""
     digest = hashlib.sha256(repr(IMAGE_FORMATS).encode())
     for split in dataset.values():
-        for source in split["image"]:
+        for source in image_sources(split):
             if source is None or source["bytes"] is not None or not source["path"]:
                 return None
             try:

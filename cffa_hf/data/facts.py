@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 
 from cffa_hf.data.annotations import ANNOTATION_FORMATS
+from cffa_hf.data.columns import caption_counts, column_array
 from cffa_hf.names import DEMO_MARKER
 
 
@@ -21,8 +23,5 @@ def is_rendered(dataset: str | None, root: str | None) -> bool:
 
 def count_split(rows: Dataset) -> dict[str, int]:
     """Count the identities, images and captions of a split in the dataset form."""
-    return {
-        "identities": len(set(rows["person_id"])),
-        "images": len(rows),
-        "captions": sum(len(captions) for captions in rows["captions"]),
-    }
+    identities = len(np.unique(column_array(rows, "person_id")))
+    return {"identities": identities, "images": len(rows), "captions": int(caption_counts(rows).sum())}

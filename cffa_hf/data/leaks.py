@@ -72,6 +72,8 @@ def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak
     Raises:
         InputError: An image cannot be read.
     """
+    if len(dataset) < 2:
+        return []  # nothing to compare with, however many images there are
     people = {name: set(split["person_id"]) for name, split in dataset.items()}
     prints = {name: _take_prints(split, workers) for name, split in dataset.items()}
     identities: list[Leak] = []

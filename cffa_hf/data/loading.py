@@ -12,6 +12,8 @@ from huggingface_hub.file_download import repo_folder_name
 
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
 from cffa_hf.data.division import PersonDatasetDict
+from cffa_hf.data.large_sets import load_layout, refuse_test_identities
+from cffa_hf.data.layouts import LAYOUTS, layout_named
 from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
 from cffa_hf.errors import InputError
 
@@ -26,19 +28,22 @@ def load_person_dataset(
     validation_identities: int | None = None,
     test_identities: int | None = None,
     seed: int = 0,
+    check_files: bool = True,
 ) -> PersonDatasetDict:
-    """Load person images with captions from a benchmark, a folder or the Hub.
+    """Load person images with captions from a benchmark, a set for pre-training, a folder or the Hub.
 
     Args:
-        dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or a folder with a metadata file, in one of the three
-            layouts, or written by `save_to_disk`; or the name of a dataset on the Hub, "owner/name".
+        dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or another name of `cffa_hf.data.layouts.LAYOUTS`; or a folder
+            with a metadata file, in one of the three layouts, or written by `save_to_disk`; or the name of a dataset on
+            the Hub, "owner/name".
         root: The folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
             the folder that `dataset` is relative to.
-        annotation_file: Another annotation file; benchmarks only.
+        annotation_file: Another annotation file, not for folders and the Hub.
         validation_identities: Identities held out for validation where there is no validation split; 0 for none, None
             for a sensible number.
         test_identities: Identities held out for test where the data have no splits; the benchmarks take only None.
         seed: Draws the identities that are held out.
+        check_files: Whether the images of a set for pre-training must be there when its annotations are read.
 
     Returns:
         Splits "train", "validation" and "test", as far as there are any, with the columns `image` (not decoded),
@@ -50,16 +55,15 @@ def load_person_dataset(
     name = str(dataset).strip()
     key = {spec.folder.lower(): spec.name for spec in ANNOTATION_FORMATS.values()}.get(name.lower(), name.lower())
     if key in ANNOTATION_FORMATS and not (root is None and Path(name).expanduser().is_dir()):
-        if root is None:
-            usual = ANNOTATION_FORMATS[key].folder
-            raise InputError(f"The dataset {name!r} needs root, the folder that holds {usual}/; set it in the config.")
+        root = _needed(root, name, ANNOTATION_FORMATS[key].folder)
         return _load_benchmark(key, root, annotation_file, validation_identities, test_identities, seed)
 
-    numbers: dict[str, Any] = {
-        "validation_identities": validation_identities,
-        "test_identities": test_identities,
-        "seed": seed,
-    }
+    if (layout := layout_named(name)) and not (root is None and Path(name).expanduser().is_dir()):
+        refuse_test_identities(layout.name, test_identities)
+        root = _needed(root, name, layout.folder)
+        return load_layout(layout.name, root, annotation_file, validation_identities, seed, check_files)
+    numbers: dict[str, Any] = {"validation_identities": validation_identities, "test_identities": test_identities}
+    numbers["seed"] = seed
     folder = Path(root or "").expanduser() / Path(name).expanduser()
     if name and folder.is_dir():
         if benchmark := _benchmark_in(folder, annotation_file):
@@ -76,8 +80,14 @@ def load_person_dataset(
     return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
 
 
+def _needed(root: str | Path | None, name: str, folder: str) -> str | Path:
+    if root is None:
+        raise InputError(f"The dataset {name!r} needs root, the folder that holds {folder}/; set it in the config.")
+    return root
+
+
 def _possibilities() -> str:
-    names = ", ".join(ANNOTATION_FORMATS)
+    names = ", ".join([*ANNOTATION_FORMATS, *LAYOUTS])
     return (
         f"dataset must be one of {names} (with root), a folder with {' or '.join(METADATA_FILES)}, a folder written by "
         "save_to_disk, or the name of a dataset on the Hub (owner/name)"
@@ -87,7 +97,7 @@ def _possibilities() -> str:
 def _refuse_annotation_file(annotation_file: str | Path | None, name: str) -> None:
     if annotation_file is not None:
         raise InputError(
-            f"annotation_file is {str(annotation_file)!r}, but only {', '.join(ANNOTATION_FORMATS)} have one, "
+            f"annotation_file is {str(annotation_file)!r}, but only {', '.join([*ANNOTATION_FORMATS, *LAYOUTS])} have one, "
             f"not {name!r}; leave the setting out."
         )
 

@@ -252,28 +252,47 @@ def hold_out_validation(
         InputError: The source has a validation split and a number above 0 was given, or more identities were asked for
             than train can spare.
     """
+    trained = {row.person_id for row in rows if row.split == "train"}
+    divided = any(row.split == "validation" for row in rows)
+    number = held_out_number(len(trained), divided, source, validation_identities)
+    if number == 0:
+        return list(rows)
+    division = divide_identities(trained, number, 0, seed)
+    return [row.model_copy(update={"split": division[row.person_id]}) if row.split == "train" else row for row in rows]
+
+
+def held_out_number(
+    identities: int, has_validation: bool, source: str | Path, validation_identities: int | None
+) -> int:
+    """Decide how many identities of train are held out for validation.
+
+    Args:
+        identities: Number of them in train.
+        has_validation: Whether the source has a validation split.
+        source: For messages.
+        validation_identities: As for `hold_out_validation`.
+
+    Raises:
+        InputError: As `hold_out_validation`.
+    """
     if validation_identities is not None and validation_identities < 0:
         raise InputError(f"validation_identities is {validation_identities}; it must be 0 or more.")
-    if any(row.split == "validation" for row in rows):
+    if has_validation:
         if validation_identities:
             raise InputError(
                 f"validation_identities is {validation_identities}, but {source} has a validation split of its own; "
                 "leave the setting out."
             )
-        return list(rows)
-    trained = {row.person_id for row in rows if row.split == "train"}
+        return 0
     if validation_identities is None:
-        wanted = 200 if len(trained) >= 2000 else max(1, len(trained) // 10)
-        validation_identities = wanted if len(trained) > wanted else 0
-    if validation_identities == 0:
-        return list(rows)
-    if validation_identities >= len(trained):
+        wanted = 200 if identities >= 2000 else max(1, identities // 10)
+        return wanted if identities > wanted else 0
+    if validation_identities and validation_identities >= identities:
         raise InputError(
             f"validation_identities is {validation_identities:,}, but {source} has only "
-            f"{count(len(trained), 'identity')} in its train split; take a smaller number."
+            f"{count(identities, 'identity')} in its train split; take a smaller number."
         )
-    division = divide_identities(trained, validation_identities, 0, seed)
-    return [row.model_copy(update={"split": division[row.person_id]}) if row.split == "train" else row for row in rows]
+    return validation_identities
 
 
 def row_columns(rows: Sequence[PersonRow]) -> dict[str, list[Any]]:

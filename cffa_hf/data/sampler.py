@@ -11,6 +11,9 @@ from torch.utils.data import Sampler
 
 from cffa_hf.errors import InputError
 
+# Numbers that are Python objects at a time: a list of ten million would take 400 MB.
+_AT_ONCE = 2**16
+
 
 class ShuffleSampler(Sampler[int]):
     """Every pair once, in random order.
@@ -34,7 +37,9 @@ class ShuffleSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        return iter(generator.permutation(self.length).tolist())
+        order = generator.permutation(self.length)
+        for start in range(0, self.length, _AT_ONCE):
+            yield from order[start : start + _AT_ONCE].tolist()
 
 
 class IdentitySampler(Sampler[int]):
@@ -59,7 +64,7 @@ class IdentitySampler(Sampler[int]):
     ) -> None:
         self.captions_per_identity = captions_per_identity
         self.identities_per_batch, rest = divmod(batch_size, captions_per_identity)
-        order = np.argsort(person_labels, kind="stable")
+        self._order = np.argsort(person_labels, kind="stable")
         counts = np.unique(np.asarray(person_labels), return_counts=True)[1]
         if rest:
             raise InputError(
@@ -71,12 +76,10 @@ class IdentitySampler(Sampler[int]):
                 f"a batch of {batch_size} pairs with captions_per_identity {captions_per_identity} needs "
                 f"{self.identities_per_batch} identities, but the train split has {len(counts)}; take a smaller batch."
             )
-        self._members = np.split(order, np.cumsum(counts)[:-1])
+        self._counts = counts
+        self._starts = np.cumsum(counts) - counts
         groups = np.maximum(1, counts // captions_per_identity)
-        # T batches can be filled if the identities, each at most once in a batch, offer P * T groups of captions.
-        self.batches = int(groups.sum()) // self.identities_per_batch
-        while np.minimum(groups, self.batches).sum() < self.identities_per_batch * self.batches:
-            self.batches -= 1
+        self.batches = _possible_batches(groups, self.identities_per_batch)
         self._groups = np.minimum(groups, self.batches)
         self.seed = seed
         self.epoch = 0
@@ -90,22 +93,53 @@ class IdentitySampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        wanted = self.batches * self.identities_per_batch
-        groups = self._groups.copy()
-        surplus = np.repeat(np.arange(len(groups)), groups)
-        dropped = generator.permutation(surplus)[wanted:]
-        np.subtract.at(groups, dropped, 1)
+        groups = self._kept_groups(generator)
         # Dealt out in turn, the groups of one identity, which stand together, fall into different batches.
         identities = generator.permutation(len(groups))
         dealt = np.repeat(identities, groups[identities]).reshape(self.identities_per_batch, self.batches)
-        captions = [iter(self._draw(index, count, generator)) for index, count in enumerate(groups)]
+        pairs = self._shuffled_within_identities(generator)
+        drawn, places = np.zeros(len(groups), np.int32), np.arange(self.captions_per_identity)
         for batch in generator.permutation(self.batches):
-            for identity in generator.permutation(dealt[:, batch]):
-                yield from next(captions[identity])
+            chosen = generator.permutation(dealt[:, batch])
+            # The next K captions of each; an identity with fewer than K begins again.
+            next_places = drawn[chosen, None] * self.captions_per_identity + places
+            drawn[chosen] += 1
+            yield from pairs[self._starts[chosen, None] + next_places % self._counts[chosen, None]].ravel().tolist()
 
-    def _draw(self, identity: int, groups: int, generator: np.random.Generator) -> list[list[int]]:
-        """Draw the groups of captions of one identity: different captions, as far as there are enough."""
-        wanted = groups * self.captions_per_identity
-        members = generator.permutation(self._members[identity])
-        members = np.resize(members, wanted) if len(members) < wanted else members[:wanted]
-        return members.reshape(groups, self.captions_per_identity).tolist()
+    def _kept_groups(self, generator: np.random.Generator) -> np.ndarray:
+        """Count the groups of captions that each identity has in this epoch, `(identities,)`: as many as fill the batches."""
+        groups = self._groups.copy()
+        surplus = np.repeat(np.arange(len(groups)), groups)
+        dropped = generator.permutation(surplus)[self.batches * self.identities_per_batch :]
+        return groups - np.bincount(dropped, minlength=len(groups))
+
+    def _shuffled_within_identities(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the pairs, identity after identity, those of each one in random order, `(pairs,)`."""
+        pairs = self._order.copy()
+        several = np.flatnonzero(self._counts > 1)  # a single caption takes nothing from the generator
+        for start in range(0, len(several), _AT_ONCE):
+            chosen = several[start : start + _AT_ONCE]
+            begins = self._starts[chosen]
+            for begin, end in zip(begins.tolist(), (begins + self._counts[chosen]).tolist(), strict=True):
+                generator.shuffle(pairs[begin:end])
+        return pairs
+
+
+def _possible_batches(groups: np.ndarray, identities_per_batch: int) -> int:
+    """Return how many batches of so many different identities can be filled.
+
+    T batches can be if the identities, each at most once in a batch, offer `identities_per_batch * T` groups. What they
+    offer is concave in T, so that halving finds the largest T.
+
+    Args:
+        groups: Groups of captions that each identity has, `(identities,)`, of at least `identities_per_batch` identities.
+        identities_per_batch: Different identities that a batch needs.
+    """
+    possible, upper = 1, int(groups.sum()) // identities_per_batch
+    while possible < upper:
+        middle = (possible + upper + 1) // 2
+        if np.minimum(groups, middle).sum() >= identities_per_batch * middle:
+            possible = middle
+        else:
+            upper = middle - 1
+    return possible

@@ -6,6 +6,7 @@ not kept from it.
 
 import hashlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +21,16 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, Field, ValidationError
 
+from cffa_hf.data.columns import captions_digest, column_array
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
 from cffa_hf.names import SEEN_RECORD
+
+logger = logging.getLogger(__name__)
+
+RECORDED_IMAGES = 500_000
 
 
 class SeenSplit(BaseModel):
@@ -32,7 +38,7 @@ class SeenSplit(BaseModel):
 
     Attributes:
         fingerprint: As `dataset_fingerprint` gives it.
-        people: Digests of the images of each identity.
+        people: Digests of the images of each identity; empty for a split of more than `RECORDED_IMAGES` images.
     """
 
     fingerprint: str
@@ -233,9 +239,19 @@ def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool, selected_on
         name: As a config names it, without a path.
         rendered: Whether it is rendered demo data.
         selected_on: Split that chooses the checkpoint.
+
+    A split of more than `RECORDED_IMAGES` images is recorded by a fingerprint alone, without its people: the record lies
+    beside every checkpoint, and to read millions of images before each start would take hours.
     """
     splits = {}
     for split, rows in data.items():
+        if len(rows) > RECORDED_IMAGES:
+            logger.warning(
+                f"{name}: the {split} split has {len(rows):,} images, so its people are not recorded one by one, and "
+                "later it is not found out whether test people are among them."
+            )
+            splits[str(split)] = SeenSplit(fingerprint=_rows_fingerprint(rows), people={})
+            continue
         digests = image_digests(rows)
         people: dict[int, list[str]] = {}
         for person, digest in zip(rows["person_id"][:], digests, strict=True):
@@ -396,6 +412,15 @@ def dataset_fingerprint(rows: Dataset, digests: Iterable[str] | None = None) -> 
     for row, image in zip(texts, image_digests(rows) if digests is None else digests, strict=True):
         digest.update(bytes.fromhex(image))
         digest.update(json.dumps([row["person_id"], row["captions"]], ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def _rows_fingerprint(rows: Dataset) -> str:
+    """Return 16 hexadecimal digits that stand for identities, captions and image names of a split, in their order."""
+    digest = hashlib.sha256(captions_digest(rows).encode())
+    digest.update(column_array(rows, "person_id").tobytes())
+    for batch in rows.select_columns(["file_path"]).iter(batch_size=4096):
+        digest.update("\0".join(batch["file_path"]).encode())
     return digest.hexdigest()[:16]
 
 

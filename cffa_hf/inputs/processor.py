@@ -187,7 +187,10 @@ def encode_captions(
     if not texts:
         return []
     # Cut here: the tokenizer would remember a length given to it, save it and prefer it to its own maximum once loaded.
-    encoded = tokenizer(texts, verbose=False)["input_ids"]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    encoded = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
     return [ids if len(ids) <= context_length else [*ids[: context_length - 1], ids[-1]] for ids in encoded]
 
 

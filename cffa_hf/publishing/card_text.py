@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, AnnotationFormat
 from cffa_hf.data.division import Division
+from cffa_hf.data.layouts import Layout
 from cffa_hf.names import DIRECTIONS, METRICS, hub_name
 from cffa_hf.records.results import shared_sentence
 from cffa_hf.version import VERSION
@@ -361,8 +362,8 @@ def dataset_title(name: str, spec: AnnotationFormat | None, rendered: bool) -> s
     return f"Rendered people in the layout of {spec.folder}" if rendered else f"{spec.folder}, converted"
 
 
-def licence_warning(spec: AnnotationFormat | None) -> str:
-    """Say what a benchmark's licence forbids; empty for other data."""
+def licence_warning(spec: AnnotationFormat | Layout | None) -> str:
+    """Say what the licence of a published data set forbids; empty for other data."""
     if spec is None:
         return ""
     return (

@@ -1,21 +1,23 @@
 """Publishing a dataset on the Hub: Parquet files with the images inside, private unless told otherwise."""
 
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-from datasets import Dataset, DatasetDict, Image
-from datasets.table import InMemoryTable
-from huggingface_hub import CommitInfo
+import datasets
+from datasets import DatasetDict
+from filelock import FileLock
+from huggingface_hub import CommitInfo, HfApi
 
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.facts import count_split
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.publishing.cards import dataset_card
 from cffa_hf.publishing.client import commit_folder, open_repository, read_readme
-from cffa_hf.publishing.folders import new_folder
 from cffa_hf.publishing.model import notes_and_metadata
-
-SHARD_BYTES = 256 * 2**20
+from cffa_hf.publishing.shards import write_shards
 
 
 def publish_dataset(
@@ -28,6 +30,9 @@ def publish_dataset(
     token: str | None = None,
 ) -> CommitInfo:
     """Publish a dataset in one commit, privately unless told otherwise.
+
+    The Parquet files are written into the cache of `datasets`, one after the other, and removed when they are published. An
+    attempt that broke off goes on with the files that it lacks; those that the Hub has already are not sent again.
 
     Args:
         data: Splits in the dataset form.
@@ -46,11 +51,12 @@ def publish_dataset(
             f"{repository.name} is public already: set public if these images may be passed on, or make it private "
             "first."
         )
-    with new_folder() as folder:
-        readme = read_readme(repository.name, "dataset", token=token)
-        write_dataset_folder(data, folder, name, repository.name, rendered=rendered, readme=readme)
+    key = hashlib.sha256(f"{HfApi().endpoint} {repository.name} {name}".encode()).hexdigest()[:32]
+    readme = read_readme(repository.name, "dataset", token=token)
+    with working_folder(Path(datasets.config.HF_DATASETS_CACHE) / "cffa_publishing" / key) as work:
+        write_dataset_folder(data, work / "out", name, repository.name, rendered=rendered, readme=readme)
         return commit_folder(
-            folder,
+            work / "out",
             repository.name,
             "dataset",
             owned=["data/*.parquet"],
@@ -62,23 +68,19 @@ def publish_dataset(
 def write_dataset_folder(
     data: DatasetDict, out: Path, name: str, repo_id: str, *, rendered: bool, readme: str | None = None
 ) -> None:
-    """Write a dataset's Parquet files, images inside, and its card into an empty folder.
+    """Write a dataset's Parquet files, images inside, and its card into a folder.
+
+    What an earlier attempt has finished there stays, if it is of the same rows; `finished` beside the folder says so.
 
     Args:
         data: Splits in the dataset form.
-        out: An empty folder.
+        out: A folder that holds nothing else.
         name: What the dataset is called in a config.
         repo_id: Named in the card.
         rendered: Whether the people are rendered.
         readme: Card that is on the Hub now; its notes and its owner's metadata are kept.
     """
-    (out / "data").mkdir()
-    for split, rows in data.items():
-        shards = shard_bounds(rows)
-        for number, (begin, end) in enumerate(shards):
-            shard = with_bytes(rows.select(range(begin, end)))
-            path = out / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-            shard.to_parquet(path)
+    write_shards({str(split): rows for split, rows in data.items()}, out / "data", out.with_name("finished"))
     notes, kept = notes_and_metadata(readme, repo_id)
     counts = {str(split): count_split(rows) for split, rows in data.items()}
     division = data.division.sentence if isinstance(data, PersonDatasetDict) else ""
@@ -86,29 +88,25 @@ def write_dataset_folder(
     card.save(out / "README.md")
 
 
-def with_bytes(rows: Dataset) -> Dataset:
-    """Put the content of every image file into its row, under its base name.
+@contextmanager
+def working_folder(target: Path) -> Iterator[Path]:
+    """Give a folder that stays when it is left by an error, so that the next attempt goes on; otherwise it is removed.
 
-    `datasets` would embed them too, but it takes `::` in a file's name for a place inside another file.
+    Args:
+        target: Of which attempt it is; two at once wait for each other.
+
+    Raises:
+        InputError: If it cannot be written.
     """
-    images = []
-    for image in rows["image"]:
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        images.append({"bytes": content, "path": Path(image["path"]).name if image["path"] else None})
-    columns = {name: rows[name][:] for name in rows.column_names if name != "image"}
-    features = rows.features.copy()
-    features["image"] = Image()
-    schema = features.arrow_schema
-    table = pa.table({name: images if name == "image" else columns[name] for name in schema.names}, schema=schema)
-    return Dataset(InMemoryTable(table))
-
-
-def shard_bounds(rows: Dataset) -> list[tuple[int, int]]:
-    """Divide the rows of a split into files of about `SHARD_BYTES`."""
-    bounds, begin, size = [], 0, 0
-    for index, image in enumerate(rows["image"]):
-        size += len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
-        if size >= SHARD_BYTES or index == len(rows) - 1:
-            bounds.append((begin, index + 1))
-            begin, size = index + 1, 0
-    return bounds
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            target.mkdir(exist_ok=True)
+            yield target
+            shutil.rmtree(target)
+        Path(f"{target}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{target}: the Parquet files cannot be written there ({error.strerror or one_line(error)}); make room, or choose "
+            "another place."
+        ) from error

@@ -13,6 +13,7 @@ from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.checkpoints.conversion import adapted_config, build_model, is_weights_file, load_source, summary
 from cffa_hf.checkpoints.tokenizer import load_tokenizer, vocabulary_size
 from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.data.facts import count_split
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.modeling_cffa import CFFAForPreTraining
@@ -149,4 +150,4 @@ def model_for(train: Dataset, **settings: Any) -> tuple[CFFAForPreTraining, CLIP
     except (TypeError, ValueError) as error:
         raise InputError(f"model_for: {one_line(error)}.") from error
     captions = (caption for captions in train["captions"] for caption in captions)
-    return starting_model(arguments, captions, len(set(train["person_id"])))
+    return starting_model(arguments, captions, count_split(train)["identities"])

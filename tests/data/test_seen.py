@@ -197,3 +197,18 @@ def test_a_run_goes_on_being_chosen_on_its_split(tmp_path):
     assert seen_by_run(data, "people", False, resumed=record, selected_on="test") is record
     with pytest.raises(InputError, match="chosen on test: set select_on test"):
         seen_by_run(data, "people", False, resumed=record)
+
+
+def test_a_split_of_very_many_images_is_recorded_by_its_fingerprint_alone(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("cffa_hf.data.seen.RECORDED_IMAGES", 5)
+    data = load_person_dataset(write_people(tmp_path / "people"), validation_identities=1, test_identities=1)
+    record = seen_dataset(data, "people", False)
+    assert record.splits["train"].people == {}
+    assert record.splits["test"].people
+    assert "the train split has" in caplog.text
+    rows = data["train"]
+    assert seen_dataset(data, "people", False) == record
+    for column, value in (("captions", ["another"]), ("person_id", 77), ("file_path", "elsewhere.jpg")):
+        changed = rows.map(lambda row, place: {column: value if place == 3 else row[column]}, with_indices=True)  # noqa: B023
+        other = seen_dataset(PersonDatasetDict({**data, "train": changed}, data.division), "people", False)
+        assert other.splits["train"].fingerprint != record.splits["train"].fingerprint

@@ -1,3 +1,6 @@
+import html
+
+import ftfy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,3 +34,8 @@ def test_no_white_space_but_single_spaces_inside(text):
 @given(st.text(alphabet=st.characters(max_codepoint=0x7F, exclude_characters="&")))
 def test_cleaning_plain_text_twice_changes_nothing(text):
     assert clean_caption(clean_caption(text)) == clean_caption(text)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x7F)))
+def test_plain_text_takes_a_short_way_to_the_same_result(text):
+    assert clean_caption(text) == " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())

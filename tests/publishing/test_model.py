@@ -24,7 +24,7 @@ from cffa_hf.demo import write_demo_dataset
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAModel
 from cffa_hf.publishing.cards import BEGIN_NOTES, read_notes
-from cffa_hf.publishing.dataset import shard_bounds, write_dataset_folder
+from cffa_hf.publishing.dataset import write_dataset_folder
 from cffa_hf.publishing.model import dry_run_model, publish_model
 from cffa_hf.publishing.space import publish_space
 from cffa_hf.records.run import changed_settings, write_run_record
@@ -365,25 +365,18 @@ def people() -> DatasetDict:
 
 
 def test_dataset_folder_holds_the_images(tmp_path):
-    write_dataset_folder(people(), tmp_path, "my_people", "owner/data", rendered=False)
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+    out = tmp_path / "out"
+    write_dataset_folder(people(), out, "my_people", "owner/data", rendered=False)
+    assert sorted(path.name for path in (out / "data").iterdir()) == [
         "test-00000-of-00001.parquet",
         "train-00000-of-00001.parquet",
     ]
-    again = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    again = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert again["train"][0]["image"].size == (32, 64)
     rows = again.cast(FEATURES)
     for split, part in people().items():
         assert rows[split].remove_columns("image").to_list() == part.remove_columns("image").to_list()
         assert [image["bytes"] for image in rows[split]["image"]] == [image["bytes"] for image in part["image"]]
-
-
-def test_shards_cover_every_row_once(monkeypatch):
-    monkeypatch.setattr("cffa_hf.publishing.dataset.SHARD_BYTES", 20_000)
-    rows = person_rows()
-    bounds = shard_bounds(rows)
-    assert len(bounds) > 1
-    assert [row for begin, end in bounds for row in range(begin, end)] == list(range(len(rows)))
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+"""Loading of what the table of layouts describes: sets for pre-training with millions of images, and others."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from cffa_hf.data.columns import column_array
+from cffa_hf.data.division import Division, PersonDatasetDict
+from cffa_hf.data.facts import count_split
+from cffa_hf.data.layouts import LAYOUTS, Layout, find_annotations
+from cffa_hf.data.row_cache import SetFacts, cached_rows
+from cffa_hf.data.rows import SPLITS, divide_identities, held_out_number
+from cffa_hf.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def load_layout(
+    name: str,
+    root: str | Path,
+    annotation_file: str | Path | None = None,
+    validation_identities: int | None = None,
+    seed: int = 0,
+    check_files: bool = True,
+) -> PersonDatasetDict:
+    """Load a data set of the table of layouts.
+
+    Its annotation files are read once, as a stream; from then on its rows are memory-mapped, see
+    `cffa_hf.data.row_cache`. Where a row has no identity, each image is one of its own. Blank captions, images without a
+    caption, images that are listed twice and counts that differ from the published ones are told in one warning.
+
+    Args:
+        name: A key of `cffa_hf.data.layouts.LAYOUTS`.
+        root: The folder of the data set, or the folder above.
+        annotation_file: Another annotation file, for layouts with one split.
+        validation_identities: Identities of train that are held out for validation; None: none for a set that has only a
+            train split, otherwise as for the benchmarks.
+        seed: Draws them.
+        check_files: Whether every image must be there.
+
+    Returns:
+        Splits of the dataset form; `image_id` numbers the entries of all files.
+
+    Raises:
+        InputError: Names the file, the row and the remedy.
+    """
+    layout = LAYOUTS[name]
+    folder, files = find_annotations(layout, Path(root).expanduser(), annotation_file)
+    rows, facts = cached_rows(layout, folder, files, check_files=check_files)
+    announce(layout, folder, facts)
+    if validation_identities is None and set(rows) == {"train"}:
+        validation_identities = 0
+    return hold_out(rows, str(folder), validation_identities, seed)
+
+
+def announce(layout: Layout, folder: Path, facts: SetFacts) -> None:
+    """Tell the counts of a set in the log, and in one warning what is irregular in it."""
+    parts = []
+    for split, (identities, images, captions) in facts.counts.items():
+        parts.append(f"{split} has {identities:,} identities, {images:,} images and {captions:,} captions")
+    own = "; each image is an identity of its own" if layout.person_key is None else ""
+    logger.info(f"{folder}: {', '.join(parts)}{own}.")
+    remarks = list(facts.remarks)
+    found = [sum(numbers) for numbers in zip(*facts.counts.values(), strict=True)]
+    for what, here, there in zip(("identities", "images", "captions"), found, layout.counts, strict=True):
+        if there is not None and here != there:
+            remarks.append(f"{here:,} {what} instead of the {there:,} that are published")
+    if remarks:
+        warnings.warn(f"{folder}: {'; '.join(remarks)}.", stacklevel=4)
+
+
+def hold_out(rows: DatasetDict, source: str, validation_identities: int | None, seed: int) -> PersonDatasetDict:
+    """Move identities of the train split to a validation split, as `cffa_hf.data.rows.hold_out_validation` does of rows.
+
+    Args:
+        rows: Splits of the dataset form.
+        source: For messages.
+        validation_identities: How many; 0: none; None: 200, or a tenth of fewer than 2,000.
+        seed: Draws them.
+
+    Raises:
+        InputError: If there is a validation split already, or train cannot spare so many.
+    """
+    people = np.unique(column_array(rows["train"], "person_id")) if "train" in rows else np.empty(0, np.int64)
+    number = held_out_number(len(people), "validation" in rows, source, validation_identities)
+    result: dict[str, Dataset] = dict(rows)
+    if number:
+        division = divide_identities(people.tolist(), number, 0, seed)
+        drawn = [person for person, split in division.items() if split == "validation"]
+        held = np.isin(column_array(rows["train"], "person_id"), drawn)
+        result["train"] = rows["train"].select(np.flatnonzero(~held))
+        result["validation"] = rows["train"].select(np.flatnonzero(held))
+    ordered = {split: result[split] for split in SPLITS if split in result}
+    identities = {split: count_split(part)["identities"] for split, part in ordered.items()}
+    return PersonDatasetDict(
+        ordered,
+        Division(how="held out", seed=seed, identities=identities)
+        if number
+        else Division(how="source", identities=identities),
+    )
+
+
+def refuse_test_identities(name: str, test_identities: int | None) -> None:
+    """Refuse a number of test identities for a set whose splits are its files' own.
+
+    Raises:
+        InputError: If one is given.
+    """
+    if test_identities is not None:
+        raise InputError(
+            f"test_identities is {test_identities}, but the splits of {name} are those of its files; leave the setting "
+            "out."
+        )

@@ -1,0 +1,156 @@
+"""Rows of a large set as memory-mapped Arrow files: read, validated and written once, opened in a moment from then on."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from cffa_hf.data.caching import writable_cache
+from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
+from cffa_hf.data.facts import count_split
+from cffa_hf.data.layouts import Layout
+from cffa_hf.data.processes import ordered_map
+from cffa_hf.data.row_building import Notices, Source, make_part
+from cffa_hf.data.rows import FEATURES, SPLITS, row_error
+from cffa_hf.errors import InputError
+from cffa_hf.files import file_digest, new_folder, write_text
+
+_VERSION = 1
+_FACTS = "facts.json"
+# Images that are looked for to find the folder that paths are relative to.
+_PROBED = 64
+
+
+@dataclass
+class SetFacts:
+    """What is known of a large set once it has been read.
+
+    Attributes:
+        counts: (identities, images, captions) of each split.
+        remarks: What is irregular in it, one sentence each, without the full stop.
+    """
+
+    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def cached_rows(
+    layout: Layout, folder: Path, files: Sequence[tuple[str, Path]], *, check_files: bool = True
+) -> tuple[DatasetDict, SetFacts]:
+    """Open the rows of a large set, after reading its annotation files if they were not read before.
+
+    The cache lies in that of `datasets`, under a digest of the files' content, the layout, the folder and this format. What
+    an interrupted build has left is removed; of several processes that begin at once, one builds and the others wait.
+
+    Args:
+        layout: Of the files.
+        folder: Of the data set.
+        files: (split, file), as `cffa_hf.data.layouts.find_annotations` gives them.
+        check_files: Whether every image must be there and within its folder.
+
+    Raises:
+        InputError: Names the file, the row and the remedy.
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_rows"
+    with writable_cache(cache):
+        content = [(split, str(file.absolute()), _content_digest(file, cache)) for split, file in files]
+        key = [_VERSION, asdict(layout), str(folder.absolute()), content, check_files]
+        target = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        with FileLock(f"{target}.lock"):
+            if target.is_dir():
+                try:
+                    return _open(target)
+                except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # a disk has lost something
+                    shutil.rmtree(target)
+            with new_folder(target) as unfinished:
+                _build(layout, folder, list(files), check_files, unfinished)
+            return _open(target)
+
+
+def _open(folder: Path) -> tuple[DatasetDict, SetFacts]:
+    facts = SetFacts(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+    result = DatasetDict()
+    for split, (_, images, _) in facts.counts.items():
+        result[split] = Dataset.from_file(str(folder / f"{split}.arrow"))
+        if len(result[split]) != images:
+            raise ValueError(f"{split}.arrow has {len(result[split])} rows")
+    return result, facts
+
+
+def _content_digest(file: Path, cache: Path) -> str:
+    """Digest a file; as long as its path, size and time stay the same, it is read only once."""
+    status = file.stat()
+    name = hashlib.sha256(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:32]
+    known = cache / f"{name}.digest"
+    if not known.is_file():
+        write_text(known, file_digest(file))
+    return known.read_text(encoding="utf-8")
+
+
+def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_files: bool, unfinished: Path) -> None:
+    """Read all entries in this process, turn them into rows in others, and write these as they come."""
+    entries = merge_entries(layout, files, unfinished) if layout.by_base_name else read_entries(layout, files)
+    first = list(islice(entries, _PROBED))
+    if not first:
+        raise InputError(f"{files[0][1]}: there are no images in it; use the original file.")
+    source = Source(layout, files, _image_folder(layout, folder, files, first, check_files), check_files)
+    entries = chain(first, entries)
+    if layout.person_key is not None:
+        entries = number_identities(layout, files, entries)
+    noticed = Notices(source)
+    writers: dict[str, Any] = {}
+    bar = tqdm(desc=f"reading {layout.name}", unit="image", disable=not datasets.is_progress_bar_enabled(), leave=False)
+    with ExitStack() as opened:
+        opened.enter_context(bar)
+        for part in ordered_map(make_part, batched(enumerate(entries)), shared=source):
+            for split, batch in part.batches.items():
+                if not len(batch):
+                    continue
+                if split not in writers:
+                    stream = opened.enter_context((unfinished / f"{split}.arrow").open("wb"))
+                    writers[split] = opened.enter_context(pa.ipc.new_stream(stream, FEATURES.arrow_schema))
+                writers[split].write_batch(batch)
+            bar.update(noticed.add(part))
+    noticed.refuse_missing()
+    rows = {split: Dataset.from_file(str(unfinished / f"{split}.arrow")) for split in SPLITS if split in writers}
+    if not rows:
+        raise InputError(f"{files[0][1]}: no image in it has a caption; use the original file.")
+    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
+    write_text(unfinished / _FACTS, json.dumps(asdict(facts)))
+
+
+def _image_folder(
+    layout: Layout, folder: Path, files: Sequence[tuple[str, Path]], first: Sequence[Entry], check_files: bool
+) -> Path:
+    """Return the first folder in which one of the images is; where they are not checked, the first that exists.
+
+    Raises:
+        InputError: None of the first images is in any of them.
+    """
+    candidates = [folder / name if name else folder for name in layout.images]
+    paths = []
+    for entry in first:
+        path = entry.path
+        if path is None and isinstance(entry.content, dict):
+            path = entry.content.get(layout.path_key)
+        if isinstance(path, str) and "\0" not in path:
+            paths.append(path)
+    for candidate in candidates:
+        if any((candidate / path).is_file() for path in paths):
+            return candidate
+    if not check_files or not paths:  # an entry without a path is explained where it is validated
+        return next((candidate for candidate in candidates if candidate.is_dir()), folder)
+    looked = ", ".join(map(str, candidates))
+    problem = f"names an image that is not there, and so do the rows after it; unpack the images in one of {looked}"
+    raise row_error(files[first[0].file][1], first[0].row, paths[0], problem)
