@@ -24,10 +24,10 @@ LONGEST_MESSAGE = 500
 
 
 def printable(text: str) -> str:
-    """Return a message on one line, without tokens and control characters, and cut in its middle if it is too long.
+    r"""Return a message on one line, without tokens and control characters, and cut in its middle if it is too long.
 
     Example:
-        >>> printable("a.json:  line 3\\nis no JSON\\x1b[31m.")
+        >>> printable("a.json:  line 3\nis no JSON\x1b[31m.")
         'a.json: line 3 is no JSON?[31m.'
     """
     line = " ".join(mask_tokens(text).split())
