@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
+from cffa_hf.inputs.packed import shard_of
 
 
 def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: bool = True) -> None:
@@ -58,13 +59,19 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
 
 def _failure(source: dict[str, Any] | None) -> str:
     """Return why an image cannot be used, or an empty text."""
-    if source is None or (source["bytes"] is None and not os.path.exists(source["path"] or "")):
+    if source is None or (source["bytes"] is None and not os.path.exists(image_file(source))):
         return "missing"
     try:
         read_image(source)
     except InputError as error:
         return str(error).removeprefix(f"{source['path'] or 'the image'}: ").rpartition(";")[0]
     return ""
+
+
+def image_file(source: dict[str, Any]) -> str:
+    """Name the file on the disk that holds an image: its own, or the shard that it is in."""
+    path = source["path"] or ""
+    return shard_of(path) or path
 
 
 def _report(failures: Sequence[tuple[str, int, str, str]], total: int) -> str:
@@ -89,7 +96,7 @@ def _marker(dataset: DatasetDict) -> Path | None:
             if source is None or source["bytes"] is not None or not source["path"]:
                 return None
             try:
-                status = os.stat(source["path"])
+                status = os.stat(image_file(source))
             except OSError:
                 return None
             digest.update(f"{source['path']}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
