@@ -210,7 +210,7 @@ def index_tar(file: BinaryIO, source: str) -> np.ndarray:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # or all headers stay in memory
+                tar.members.clear()  # type: ignore[attr-defined]  # or all headers stay in memory
                 folder, _, name = member.name.rpartition("/")
                 key, _, extension = name.partition(".")
                 kind = _part(f".{extension.rpartition('.')[2].lower()}")

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from cffa_hf.configuration_cffa import CONTEXT_LENGTH, IMAGE_SIZE
 from cffa_hf.data.rows import count
-from cffa_hf.data.shard_reading import ShardReader, ShardSample, iterate
+from cffa_hf.data.shard_reading import ShardReader, ShardSample
 from cffa_hf.data.shards import ShardFolder
 from cffa_hf.data.stream_order import StreamOrder
 from cffa_hf.errors import InputError
@@ -125,13 +125,6 @@ class StreamBatches(IterableDataset[dict[str, Tensor]]):
         """
         self._position[0], self._position[1] = epoch, skipped
         self._failures.zero_()
-
-    def captions(self, limit: int = 10_000) -> Iterator[str]:
-        """Read the captions of the first samples, for the tokenizer of a model with random weights."""
-        for number, sample in enumerate(iterate(self.shards)):
-            if number >= limit:
-                return
-            yield from sample.captions
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         info = get_worker_info()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import Trainer
 
 from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments, RandomWeightsArguments
@@ -30,7 +29,7 @@ NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_total_limit", "greater_is_better"),
     *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy", "overwrite_output_dir"),
-    "select_on",
+    *("select_on", "datasets", "eval_dataset", "eval_dataset_root", "stream_failure_limit"),
 }
 # Of the settings that TrainingArguments brings along, those that change what is learnt.
 INHERITED = ("max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2")
@@ -42,7 +41,7 @@ def write_run_record(
     data_args: TrainingDataArguments,
     training_args: CFFATrainingArguments,
     dataset_dict: DatasetDict,
-    trainer: Trainer,
+    trainer: Any,
     seen: SeenData | None = None,
     noise: CaptionNoise | None = None,
 ) -> None:
@@ -54,7 +53,7 @@ def write_run_record(
         data_args: As the run was started.
         training_args: As the run was started.
         dataset_dict: The data that were read.
-        trainer: After `train()`.
+        trainer: A CFFATrainer, after `train()`.
         seen: What the run has seen; None: not recorded.
         noise: How the captions of the train split were shuffled; None: they were not.
     """
@@ -69,13 +68,16 @@ def write_run_record(
         "init_from": public_name(model_args.init_from),
         "dataset": {
             "name": public_name(data_args.dataset),
-            "rendered": is_rendered(data_args.dataset, data_args.dataset_root),
+            "rendered": is_rendered(data_args.dataset, data_args.dataset_root) or bool(own and own.rendered),
+            "evaluated": public_name(data_args.eval_dataset),
             "division": {**own.division.model_dump(), "sentence": own.division.sentence} if own else None,
             "splits": {
-                split: count_split(rows) | ({"fingerprint": own.splits[split].fingerprint} if own else {})
+                split: count_split(rows)
+                | ({"fingerprint": own.splits[split].fingerprint} if own and split in own.splits else {})
                 for split, rows in dataset_dict.items()
             },
             "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
+            **trainer.order_record(),
         },
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {
