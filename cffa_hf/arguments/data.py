@@ -16,11 +16,15 @@ class SetSource:
         name: As `dataset` has it.
         root: As `dataset_root` has it.
         weight: How many times the set is gone through in an epoch.
+        validation_identities: As the setting of that name, for this set.
+        test_identities: As the setting of that name, for this set.
     """
 
     name: str
     root: str | None
-    weight: float
+    weight: float = 1.0
+    validation_identities: int | None = None
+    test_identities: int | None = None
 
 
 @dataclass
@@ -77,7 +81,7 @@ class TrainingDataArguments(DataArguments):
         default=None,
         metadata={
             "help": "Several data sets instead of 'dataset': a mapping of names to weights, passes through the set in an epoch, "
-            "or to {weight: 1.0, root: FOLDER} (JSON on the command line)"
+            "or to {weight: 1.0, root: FOLDER, validation_identities: 0, test_identities: 0} (JSON on the command line)"
         },
     )
     eval_dataset: str | None = field(
@@ -180,15 +184,20 @@ class TrainingDataArguments(DataArguments):
         return tuple(self._set(str(name), entry) for name, entry in found.items())
 
     def _set(self, name: str, entry: Any) -> SetSource:
-        settings = entry if isinstance(entry, dict) else {"weight": entry}
-        if unknown := settings.keys() - {"weight", "root"}:
+        settings = dict(entry) if isinstance(entry, dict) else {"weight": entry}
+        known = ("weight", "root", "validation_identities", "test_identities")
+        if unknown := settings.keys() - set(known):
             raise ValueError(
-                f"datasets has an unknown setting {min(map(str, unknown))!r} for {name}: weight and root are known"
+                f"datasets has an unknown setting {min(map(str, unknown))!r} for {name}: it knows {', '.join(known)}"
             )
-        weight, root = settings.get("weight", 1.0), settings.get("root", self.dataset_root)
+        weight = settings.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
             raise ValueError(f"datasets gives {name} the weight {weight!r}, but it must be a positive number")
-        return SetSource(name, None if root is None else str(root), float(weight))
+        root = settings.pop("root", self.dataset_root)
+        for key, value in settings.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise ValueError(f"datasets gives {name} {value!r} as {key}, but it must be a whole number from 0")
+        return SetSource(name, None if root is None else str(root), float(weight), **settings)
 
     @property
     def caption_noise_source(self) -> float | str | None:

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from cffa_hf.errors import InputError
+from cffa_hf.names import public_name
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Mixture:
 
     @property
     def record(self) -> dict[str, float]:
-        """Return the weights by name."""
-        return dict(zip(self.names, self.weights, strict=True))
+        """Return the weights by name, without a path of this machine."""
+        return dict(zip(map(str, map(public_name, self.names)), self.weights, strict=True))
 
 
 def join_sets(parts: Mapping[str, datasets.Dataset], weights: Mapping[str, float]) -> tuple[datasets.Dataset, Mixture]:

@@ -13,8 +13,10 @@ from cffa_hf.data.mixture import Mixture, MixtureSampler
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.stream import StreamBatches
 from cffa_hf.data.workers import SignalsLeftToMain
+from cffa_hf.errors import InputError
 from cffa_hf.files import write_text
 from cffa_hf.names import ORDER_RECORD
+from cffa_hf.training.lora import training_model
 from cffa_hf.training.resume_checks import CannotResume
 from cffa_hf.training.saving import SafeTrainer
 
@@ -74,6 +76,9 @@ class OrderedTrainer(SafeTrainer):
 
     Attributes:
         mixture: Which pairs are of which set; None: they are of one set.
+
+    Raises:
+        InputError: If the model has an identity classifier and the training data are a stream.
     """
 
     mixture: Mixture | None = None
@@ -81,6 +86,8 @@ class OrderedTrainer(SafeTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if isinstance(self.train_dataset, StreamBatches):
+            if training_model(self.model).config.use_identity:
+                raise InputError("the identities of a stream are no classes; make the model with use_identity=False.")
             self.add_callback(StreamPositionCallback(self.train_dataset))
 
     def order_record(self) -> dict[str, Any]:

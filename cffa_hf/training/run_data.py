@@ -164,7 +164,13 @@ def _read_sets(data_args: TrainingDataArguments) -> tuple[tuple[DataPart, ...], 
 
 
 def _read_set(data_args: TrainingDataArguments, each: SetSource) -> DataPart:
-    data = load_person_dataset(**{**data_args.source, "dataset": each.name, "root": each.root, "annotation_file": None})
+    data = load_person_dataset(
+        each.name,
+        each.root,
+        validation_identities=each.validation_identities,
+        test_identities=each.test_identities,
+        seed=data_args.split_seed,
+    )
     if "train" not in data:
         raise InputError(f"datasets: {each.name} has no train split, only {', '.join(data)}; leave it out.")
     return _part(each.name, each.root, data)
@@ -174,9 +180,7 @@ def _evaluated(data_args: TrainingDataArguments) -> DataPart:
     """Read the split of another data set that is evaluated."""
     root = data_args.eval_dataset_root or data_args.dataset_root
     name = str(data_args.eval_dataset)
-    data = load_person_dataset(
-        name, root, validation_identities=data_args.validation_identities, seed=data_args.split_seed
-    )
+    data = load_person_dataset(name, root, seed=data_args.split_seed)
     if data_args.select_on not in data:
         raise InputError(
             f"eval_dataset: {name} has no {data_args.select_on} split, only {', '.join(data)}; take another."
