@@ -10,6 +10,7 @@ from huggingface_hub import CommitInfo
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.facts import count_split
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.packed import read_packed, shard_of
 from cffa_hf.publishing.cards import dataset_card
 from cffa_hf.publishing.client import commit_folder, open_repository, read_readme
 from cffa_hf.publishing.folders import new_folder
@@ -93,8 +94,10 @@ def with_bytes(rows: Dataset) -> Dataset:
     """
     images = []
     for image in rows["image"]:
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        images.append({"bytes": content, "path": Path(image["path"]).name if image["path"] else None})
+        path = image["path"]
+        packed = image["bytes"] if image["bytes"] is not None else read_packed(path)
+        name = Path(path).name if path and shard_of(path) is None else None
+        images.append({"bytes": Path(path).read_bytes() if packed is None else packed, "path": name})
     columns = {name: rows[name][:] for name in rows.column_names if name != "image"}
     features = rows.features.copy()
     features["image"] = Image()
@@ -107,7 +110,8 @@ def shard_bounds(rows: Dataset) -> list[tuple[int, int]]:
     """Divide the rows of a split into files of about `SHARD_BYTES`."""
     bounds, begin, size = [], 0, 0
     for index, image in enumerate(rows["image"]):
-        size += len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
+        content = image["bytes"] if image["bytes"] is not None else read_packed(image["path"])
+        size += Path(image["path"]).stat().st_size if content is None else len(content)
         if size >= SHARD_BYTES or index == len(rows) - 1:
             bounds.append((begin, index + 1))
             begin, size = index + 1, 0

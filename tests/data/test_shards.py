@@ -16,6 +16,7 @@ from cffa_hf.data.shard_reading import ShardReader, load_shards
 from cffa_hf.data.shards import open_shards, split_of
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.packed import read_packed, tar_member_path
+from cffa_hf.publishing.dataset import write_dataset_folder
 from tests.shards import write_parquet, write_shards, write_tar
 from tests.tiny import IMAGE_SIZE, person_rows
 
@@ -86,6 +87,15 @@ def test_what_push_dataset_writes_is_read(tmp_path):
     data = datasets.DatasetDict({"train": person_rows(5, 2)})
     data["train"].to_parquet(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
     assert load_shards(tmp_path / "data", **ALL)["train"]["captions"][:] == data["train"]["captions"][:]
+
+
+def test_shards_of_one_kind_are_published_as_the_other(tmp_path):
+    write_tar(tmp_path / "data" / "0.tar", ROWS)
+    (tmp_path / "out").mkdir()
+    data = load_shards(tmp_path / "data", **ALL)
+    write_dataset_folder(data, tmp_path / "out", "data", "me/data", rendered=True)
+    again = load_shards(tmp_path / "out" / "data", **ALL)
+    assert image_digests(again["train"]) == image_digests(data["train"])
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.97])
