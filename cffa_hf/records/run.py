@@ -61,24 +61,11 @@ def write_run_record(
         return
     state = trainer.state
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    own = seen.datasets[-1] if seen else None
     record = {
         "format": 1,
         "package": package_version(),
         "init_from": public_name(model_args.init_from),
-        "dataset": {
-            "name": public_name(data_args.dataset),
-            "rendered": is_rendered(data_args.dataset, data_args.dataset_root) or bool(own and own.rendered),
-            "evaluated": public_name(data_args.eval_dataset),
-            "division": {**own.division.model_dump(), "sentence": own.division.sentence} if own else None,
-            "splits": {
-                split: count_split(rows)
-                | ({"fingerprint": own.splits[split].fingerprint} if own and split in own.splits else {})
-                for split, rows in dataset_dict.items()
-            },
-            "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
-            **trainer.order_record(),
-        },
+        "dataset": dataset_record(data_args, dataset_dict, seen, noise) | trainer.order_record(),
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {
             "seed": training_args.seed,
@@ -97,6 +84,22 @@ def write_run_record(
         "environment": environment(training_args),
     }
     write_text(Path(output_dir) / RUN_RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def dataset_record(
+    data_args: TrainingDataArguments, dataset_dict: DatasetDict, seen: SeenData | None, noise: CaptionNoise | None
+) -> dict[str, Any]:
+    """Say what was read: names, division, and the counts and fingerprints of the splits."""
+    own = seen.datasets[-1] if seen else None
+    prints = {split: {"fingerprint": part.fingerprint} for split, part in own.splits.items()} if own else {}
+    return {
+        "name": public_name(data_args.dataset),
+        "evaluated": public_name(data_args.eval_dataset),
+        "rendered": is_rendered(data_args.dataset, data_args.dataset_root) or bool(own and own.rendered),
+        "division": {**own.division.model_dump(), "sentence": own.division.sentence} if own else None,
+        "splits": {split: count_split(rows) | prints.get(split, {}) for split, rows in dataset_dict.items()},
+        "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
+    }
 
 
 def changed_settings(
