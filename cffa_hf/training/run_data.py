@@ -120,7 +120,7 @@ def read_run_data(data_args: TrainingDataArguments, args: CFFATrainingArguments)
         if data_args.check_images:
             for part in found.parts:
                 check_images(part.data)
-                if args.should_save:
+                if args.should_save and len(part.data) > 1:
                     warn_of_leaks(part.data)
     return found
 

@@ -8,6 +8,7 @@ import pytest
 
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.image_cache import cache_images
+from cffa_hf.data.leaks import find_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.own_data import contain_images
 from cffa_hf.data.pairs import ImageDataset
@@ -44,6 +45,7 @@ def test_every_image_is_found_by_its_path(tmp_path, name):
     plain = person_rows(5, 2)
     assert image_digests(rows) == image_digests(plain)
     check_images(load_person_dataset(tmp_path / "data", **ALL), progress=False)
+    assert not find_leaks(load_person_dataset(tmp_path / "data"))
     wanted = ImageDataset(plain, IMAGE_SIZE)
     for images in (rows, cache_images(rows, IMAGE_SIZE, progress=False)):
         found = ImageDataset(images, IMAGE_SIZE)
