@@ -204,30 +204,35 @@ def start(cell: Cell, seed: int, options: argparse.Namespace) -> str | None:
 
 def train_and_evaluate(cell: Cell, seed: int, options: argparse.Namespace) -> None:
     """Train, embed the test split, and write what each query found; the weights are not kept."""
-    from cffa_hf.checkpoints import open_checkpoint
     from cffa_hf.cli.train import main as train
-    from cffa_hf.data import load_person_dataset
-    from cffa_hf.evaluation import RetrievalEvaluator
     from cffa_hf.files import write_text
-    from cffa_hf.metrics.averages import per_query
 
     begin = time.monotonic()
     train(command(cell, seed, options))
     seconds = time.monotonic() - begin
     folder = result_file(cell, seed, options).with_suffix("")
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    consensus = [entry for entry in history if "pairs_kept" in entry]
+    result = {"name": cell.name, "noise": cell.noise, "seed": seed, "recipe": recipe(cell, seed, options)}
+    result |= {"seconds": round(seconds), **found_by_queries(folder, data_root(options)), "consensus": consensus[-1:]}
+    shutil.rmtree(folder)
+    write_text(result_file(cell, seed, options), json.dumps(result))
+
+
+def found_by_queries(folder: Path, root: Path) -> dict[str, list]:
+    """Evaluate a run on the test split of the rendered people: the identity and the metrics of each query."""
+    from cffa_hf.checkpoints import open_checkpoint
+    from cffa_hf.data import load_person_dataset
+    from cffa_hf.evaluation import RetrievalEvaluator
+    from cffa_hf.metrics.averages import per_query
+
     checkpoint = open_checkpoint(str(folder), device="cpu")
-    rows = load_person_dataset("cuhk_pedes", root=data_root(options))["test"]
+    rows = load_person_dataset("cuhk_pedes", root=root)["test"]
     ranks = RetrievalEvaluator(rows, checkpoint.processor, progress=False).embed(checkpoint.model).text_to_image()
     values = {
         name: [round(value, 4) for value in column.tolist()] for name, column in per_query(ranks, (1, 5, 10)).items()
     }
-    identities = ranks.query_ids[ranks.evaluated].tolist()
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    consensus = [entry for entry in history if "pairs_kept" in entry]
-    result = {"name": cell.name, "noise": cell.noise, "seed": seed, "recipe": recipe(cell, seed, options)}
-    result |= {"seconds": round(seconds), "identities": identities, "values": values, "consensus": consensus[-1:]}
-    shutil.rmtree(folder)
-    write_text(result_file(cell, seed, options), json.dumps(result))
+    return {"identities": ranks.query_ids[ranks.evaluated].tolist(), "values": values}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ RUN_RECORD, RESULTS, STATE_FILE = "run.json", "results.json", "trainer_state.jso
 TRAINING_PICTURE = "training.png"
 # Beside weights: the people and images that they were trained and chosen on.
 SEEN_RECORD = "seen.json"
+# Of a checkpoint whose batches depend on more than pairs and seed.
+ORDER_RECORD = "order.json"
 # Beside annotations: marks rendered demo data, whose counts are not the official ones.
 DEMO_MARKER = "demo.json"
 # Beside annotations: what each caption mentions, one line for each image.

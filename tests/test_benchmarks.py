@@ -189,3 +189,27 @@ def test_the_service_under_load_refuses_what_is_too_much_and_is_right_in_the_res
     assert sum(counts.values()) == 300
     assert counts[200] == right > 0
     assert counts[429] > 0
+
+
+@pytest.mark.slow
+def test_the_pretraining_benchmark_runs_once_and_prints_a_table(tmp_path):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    words = ["--quick", "--output", str(tmp_path), "--seeds", "1", "--jobs", "1"]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "pretraining.py"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    logs = "".join(path.read_text()[-1500:] for path in tmp_path.glob("*.log"))
+    assert not done.returncode, done.stderr + logs
+    assert "4 trainings, 4 to run" in done.stdout
+    steps = dict(re.findall(r"(\w[\w ,-]*?) (\d+)[,.]", done.stdout.partition("Steps: ")[2].partition("\n")[0]))
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [
+        "demo alone, as many steps as both",
+        "demo alone",
+        "pre-trained, direct transfer",
+        "pre-trained, then demo",
+    ]
+    assert len(steps) == 4
+    assert not (tmp_path / "pretrained-seed1").exists()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "4 trainings, 0 to run" in again.stdout
+    assert again.stdout.splitlines()[-4:] == rows

@@ -78,6 +78,9 @@ RUN = {
     r"python benchmarks/evaluation\.py": (
         "--measure core embeddings --sizes 20x30 --identities 5 --width 8 --threads 1"  # one of its four processes
     ),
+    r"cffa-hf demo-data demo-pretrain --identities 20000 0 0 --images-per-identity 1 --seed 7": "--identities 24 0 0",
+    r"python run_train\.py --config configs/pretrain/demo\.yaml": DEMO,
+    r"python run_train\.py --config configs/demo\.yaml --init_from outputs/pretrain_demo .*": DEMO,
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf index .*": "",
@@ -102,6 +105,8 @@ PARSED = {
 NOT_RUN = {
     r"cffa-hf app .*": "serves until it is interrupted; tests/page starts it and drives it in a browser",
     r"accelerate launch run_train\.py --config configs/methods/sigmoid.*": "tests/test_add_a_method.py runs it",
+    r"accelerate launch run_train\.py --config configs/pretrain/mals\.yaml": "tests/training/test_streaming.py streams",
+    r"accelerate launch run_train\.py --config configs/cuhk_pedes\.yaml --init_from .*": "goes on from the one above",
     r"python benchmarks/ablation\.py .*": "hours; tests/test_benchmarks.py runs its quick form",
     r"MASTER=\$\(scontrol .*\)": "needs Slurm",
     r"python run_train\.py( \.\.\.)?|accelerate launch( run_train\.py)?|torchrun|pip install": "a program's name, not a command",
@@ -429,7 +434,7 @@ def test_commands_and_snippets(name, workspace, hub, moved):
             rule = rule_of(command)
             if rule in RUN and FIRST[command] == name:
                 words = [*shlex.split(command), *shlex.split(RUN[rule])]
-                if "demo-data" in words[:2]:
+                if words[1:3] == ["demo-data", "demo-data"]:
                     shutil.rmtree(workspace / "demo-data")
                 for number in re.findall(r"outputs/demo/(checkpoint-\d+)", command):
                     runs = workspace / "outputs" / "demo"

@@ -4,28 +4,25 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from transformers import set_seed
+from datasets import Dataset
+from transformers import CLIPProcessor, set_seed
 
 from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.command_line import run_guarded
+from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.caption_noise import CaptionNoise
-from cffa_hf.data.checks import check_images
-from cffa_hf.data.division import PersonDatasetDict
-from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.image_cache import cache_images
-from cffa_hf.data.leaks import warn_of_leaks
-from cffa_hf.data.loading import load_person_dataset
-from cffa_hf.data.seen import SeenData, read_seen, seen_by_run
-from cffa_hf.names import public_name
+from cffa_hf.data.stream import StreamBatches
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
-from cffa_hf.training.batches import selection_rows
+from cffa_hf.training.batches import selection_rows, training_stream
 from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.resume import checkpoint_to_resume
+from cffa_hf.training.run_data import RunData, check_combination, read_run_data, seen_of, switch_off_identity
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.training.settings_search import (
     SearchTrainer,
@@ -59,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments) -> None:
     """Read the data, make the model, train it, and save the part that embeds; or search for settings."""
+    check_combination(data_args, args)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     searching = args.search is not None
     if args.process_index == 0:
@@ -67,14 +65,18 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     set_seed(args.seed)
     source = data_args.caption_noise_source
     noise = None if source is None else CaptionNoise.of(source, data_args.caption_noise_seed)
-    data, seen = read_data(model_args, data_args, args, checkpoint)
+    found = read_run_data(data_args, args)
+    data, seen = found.data, None
+    if args.should_save:
+        seen = seen_of(found, model_args, data_args, checkpoint)
+        for part in found.parts:
+            print(f"{part.name}: {part.data.division.sentence}")
     if noise is not None:
         data["train"] = noise.apply(data["train"])
 
-    identities = count_split(data["train"])["identities"]
-    captions = (caption for captions in data["train"]["captions"] for caption in captions)
+    model_args = switch_off_identity(model_args, found)
     model: Any
-    model, processor = starting_model(model_args, captions, identities)
+    model, processor = starting_model(model_args, found.captions(), found.identities)
     config = model.config
     lora: Any = model_args.lora
     if lora is not None:
@@ -86,10 +88,11 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     trainer = (SearchTrainer if searching else CFFATrainer)(
         model=model,
         args=args,
-        train_dataset=data["train"],
+        train_dataset=training_data(found, data_args, args, config, processor),
         eval_dataset=selection_rows(data, data_args.select_on, args),
         processing_class=processor,
         seen=seen,
+        mixture=found.mixture,
     )
     if isinstance(trainer, SearchTrainer):
         trainer.search(search_subject(model_args, data_args, args, seen))
@@ -97,47 +100,27 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()
-    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise)
+    order = trainer.order_record()
+    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise, order)
     if args.push_to_hub:
         trainer.push_to_hub()
 
 
-def read_data(
-    model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments, checkpoint: str | None
-) -> tuple[PersonDatasetDict, SeenData | None]:
-    """Read and check the data, and record what the run is about to see.
-
-    Args:
-        model_args: Say what the weights have seen before.
-        data_args: Where the data are.
-        args: Of the run.
-        checkpoint: That the run goes on from, if any.
-
-    Returns:
-        The splits, and the record; None on processes that save nothing.
-
-    Raises:
-        InputError: If the data are wrong, or hold people to be tested on whom the weights have seen.
-    """
-    with args.main_process_first(desc="reading the data"):
-        data = load_person_dataset(**data_args.source)
-        if data_args.check_images:
-            check_images(data)
-            if args.should_save:
-                warn_of_leaks(data)
-    if not args.should_save:
-        return data, None
-    seen = seen_by_run(
-        data,
-        str(public_name(data_args.dataset)),
-        is_rendered(data_args.dataset, data_args.dataset_root),
-        start=read_seen(model_args.init_from),
-        resumed=read_seen(checkpoint),
-        allow_shared_people=data_args.allow_shared_people,
-        selected_on=data_args.select_on,
-    )
-    print(f"{data_args.dataset}: {data.division.sentence}")
-    return data, seen
+def training_data(
+    found: RunData,
+    data_args: TrainingDataArguments,
+    args: CFFATrainingArguments,
+    config: CFFAConfig,
+    processor: CLIPProcessor,
+) -> Dataset | StreamBatches:
+    """Return what the trainer takes: the rows of the train split, or the stream of this process, which is described."""
+    if found.shards is None:
+        return found.data["train"]
+    limits = {"buffer": data_args.stream_buffer, "failure_limit": data_args.stream_failure_limit}
+    stream = training_stream(found.shards, args, config, processor, **limits)
+    if args.should_save:
+        print(f"{data_args.dataset}: {stream.sentence}")
+    return stream
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
+from cffa_hf.inputs.packed import file_of
 
 
 def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: bool = True) -> None:
@@ -58,7 +59,7 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
 
 def _failure(source: dict[str, Any] | None) -> str:
     """Return why an image cannot be used, or an empty text."""
-    if source is None or (source["bytes"] is None and not os.path.exists(source["path"] or "")):
+    if source is None or (source["bytes"] is None and not os.path.exists(file_of(source["path"] or ""))):
         return "missing"
     try:
         read_image(source)
@@ -105,7 +106,7 @@ def _marker(dataset: DatasetDict) -> Path | None:
             if source is None or source["bytes"] is not None or not source["path"]:
                 return None
             try:
-                status = os.stat(source["path"])
+                status = os.stat(file_of(source["path"]))
             except OSError:
                 return None
             digest.update(f"{source['path']}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

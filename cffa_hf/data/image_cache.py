@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from cffa_hf.data.pairs import pixel_column
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import load_pixels
+from cffa_hf.inputs.packed import file_of
 
 
 def cache_images(
@@ -62,8 +63,8 @@ def image_fingerprint(images: datasets.Dataset, image_size: tuple[int, int]) -> 
             digest.update(f"{source['path']}\0".encode())
             if source["bytes"] is not None:
                 digest.update(hashlib.sha256(source["bytes"]).digest())
-            elif source["path"] and os.path.exists(source["path"]):
-                status = os.stat(source["path"])
+            elif source["path"] and os.path.exists(file := file_of(source["path"])):
+                status = os.stat(file)
                 digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from cffa_hf.inputs.images import read_image
+from cffa_hf.inputs.packed import read_packed
 
 # A difference hash of 16x16 bits; saving again as JPEG or enlarging turns 5 to 25 of them, another photo 90 or more.
 _SIDE = 16
@@ -131,8 +132,11 @@ def _take_prints(split: Dataset, workers: int | None) -> _Prints:
 
 def _fingerprint(source: dict[str, Any]) -> tuple[bytes, np.ndarray]:
     """Return the digest of the file and a small grey version of the image, flat."""
-    if source["bytes"] is None and source["path"] and Path(source["path"]).is_file():
-        source = {"path": source["path"], "bytes": Path(source["path"]).read_bytes()}
+    path = source["path"]
+    if source["bytes"] is None and path and (packed := read_packed(path)) is not None:
+        source = {"path": path, "bytes": packed}
+    elif source["bytes"] is None and path and Path(path).is_file():
+        source = {"path": path, "bytes": Path(path).read_bytes()}
     small = read_image(source).convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
     return hashlib.blake2b(source["bytes"], digest_size=16).digest(), np.asarray(small).reshape(-1)
 

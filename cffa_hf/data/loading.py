@@ -15,6 +15,8 @@ from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.large_sets import load_layout, refuse_test_identities
 from cffa_hf.data.layouts import LAYOUTS, layout_named
 from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
+from cffa_hf.data.shard_reading import load_shards
+from cffa_hf.data.shards import find_shards
 from cffa_hf.errors import InputError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -34,8 +36,8 @@ def load_person_dataset(
 
     Args:
         dataset: "cuhk_pedes", "icfg_pedes" or "rstpreid"; or another name of `cffa_hf.data.layouts.LAYOUTS`; or a folder
-            with a metadata file, in one of the three layouts, or written by `save_to_disk`; or the name of a dataset on
-            the Hub, "owner/name".
+            with a metadata file, in one of the three layouts, of shards (`cffa_hf.data.shards`), or written by
+            `save_to_disk`; or the name of a dataset on the Hub, "owner/name".
         root: The folder that holds the benchmark's folder, or the benchmark's folder itself; for a folder of one's own
             the folder that `dataset` is relative to.
         annotation_file: Another annotation file, not for folders and the Hub.
@@ -73,6 +75,8 @@ def load_person_dataset(
             return load_dataset_dict(_load_saved(folder), str(folder), folders=[folder], **numbers)
         if find_metadata(folder):
             return load_folder(folder, **numbers)
+        if find_shards(folder)[2]:
+            return load_shards(folder, **numbers)
         raise InputError(f"{folder}: this folder holds no dataset of a known layout; {_possibilities()}.")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
@@ -89,8 +93,8 @@ def _needed(root: str | Path | None, name: str, folder: str) -> str | Path:
 def _possibilities() -> str:
     names = ", ".join([*ANNOTATION_FORMATS, *LAYOUTS])
     return (
-        f"dataset must be one of {names} (with root), a folder with {' or '.join(METADATA_FILES)}, a folder written by "
-        "save_to_disk, or the name of a dataset on the Hub (owner/name)"
+        f"dataset must be one of {names} (with root), a folder with {' or '.join(METADATA_FILES)}, a folder of shards "
+        "(.tar or .parquet), a folder written by save_to_disk, or the name of a dataset on the Hub (owner/name)"
     )
 
 

@@ -26,6 +26,7 @@ from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
+from cffa_hf.inputs.packed import read_packed
 from cffa_hf.names import SEEN_RECORD
 
 logger = logging.getLogger(__name__)
@@ -386,6 +387,8 @@ def _image_digest(image: dict[str, Any] | None) -> str:
         return hashlib.blake2b(image["bytes"]).hexdigest()
     try:
         path = str((image or {}).get("path"))
+        if (packed := read_packed(path)) is not None:
+            return hashlib.blake2b(packed).hexdigest()
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             return ""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.packed import read_packed
 
 # The size from which Pillow itself begins to warn of a decompression bomb.
 MAX_PIXELS = 89_478_485
@@ -37,8 +38,8 @@ def read_image(source: ImageSource, *, most_pixels: int = MAX_PIXELS) -> Image.I
     animation the first frame is taken.
 
     Args:
-        source: A path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, or an
-            image of Pillow.
+        source: A path, the bytes of an image file, the `{"path", "bytes"}` of `datasets.Image(decode=False)`, whose path
+            may name a part of a shard (`cffa_hf.inputs.packed`), or an image of Pillow.
         most_pixels: Larger ones are refused before they are decoded.
 
     Returns:
@@ -89,7 +90,8 @@ def _locate(source: ImageSource) -> tuple[str, Any]:
             return path or "the image", io.BytesIO(content)
         if not path:
             raise InputError("An image has neither a path nor bytes; fix or remove its row.")
-        return str(path), path
+        packed = read_packed(str(path))
+        return str(path), path if packed is None else io.BytesIO(packed)
     return os.fspath(source), source
 
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
 from cffa_hf.files import write_text
+from cffa_hf.inputs.packed import file_of, read_stored, shard_of, stored_size
 
 SHARD_BYTES = 256 * 2**20
 GROUP_BYTES = 16 * 2**20
@@ -82,7 +83,9 @@ def write_shard(rows: Dataset, begin: int, sizes: np.ndarray, path: Path) -> Non
 
 
 def with_bytes(rows: Dataset, begin: int, end: int, schema: pa.Schema) -> pa.Table:
-    """Take rows from `begin` to `end`, with the content of every image file in its row, under its base name.
+    """Take rows from `begin` to `end`, with the content of every image in its row, under its file's base name.
+
+    An image that lies in a shard has no name of its own.
 
     `datasets` would embed them too, but it takes `::` in a file's name for a place inside another file.
 
@@ -93,13 +96,16 @@ def with_bytes(rows: Dataset, begin: int, end: int, schema: pa.Schema) -> pa.Tab
     images = []
     for row, image in enumerate(table.column("image").to_pylist(), begin):
         try:
-            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+            content = image["bytes"] if image["bytes"] is not None else read_stored(image["path"])
         except OSError as error:
             raise InputError(
                 f"row {row}: {image['path']} cannot be read ({error.strerror}); put the image back and run the same "
                 "command again."
             ) from error
-        images.append({"bytes": content, "path": os.path.basename(image["path"]) if image["path"] else None})
+        except InputError as error:
+            raise InputError(f"row {row}: {error}") from error
+        path = image["path"]
+        images.append({"bytes": content, "path": os.path.basename(path) if path and not shard_of(path) else None})
     place = table.schema.get_field_index("image")
     return table.set_column(place, schema.field("image"), pa.array(images, schema.field("image").type)).cast(schema)
 
@@ -113,7 +119,7 @@ def image_sizes(rows: Dataset) -> np.ndarray:
     sizes = np.empty(len(rows), np.int64)
     for row, image in enumerate(image_sources(rows)):
         try:
-            sizes[row] = len(image["bytes"]) if image["bytes"] is not None else os.stat(image["path"]).st_size
+            sizes[row] = len(image["bytes"]) if image["bytes"] is not None else stored_size(image["path"])
         except OSError as error:
             raise InputError(
                 f"row {row}: {image['path']} cannot be read ({error.strerror}); put the image back."
@@ -155,7 +161,7 @@ def _rows_digest(rows: Dataset, begin: int, end: int) -> str:
         if image["bytes"] is not None:
             digest.update(hashlib.sha256(image["bytes"]).digest())
         else:
-            status = os.stat(image["path"])
+            status = os.stat(file_of(image["path"]))
             digest.update(f"{image['path']}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

@@ -5,6 +5,7 @@ It holds no path of the machine, so that it can be published as it is. The model
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_total_limit", "greater_is_better"),
     *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy", "overwrite_output_dir"),
-    "select_on",
+    *("select_on", "datasets", "eval_dataset", "eval_dataset_root", "stream_failure_limit"),
 }
 # Of the settings that TrainingArguments brings along, those that change what is learnt.
 INHERITED = ("max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2")
@@ -45,6 +46,7 @@ def write_run_record(
     trainer: Trainer,
     seen: SeenData | None = None,
     noise: CaptionNoise | None = None,
+    order: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `run.json` after training; only the first process writes.
 
@@ -57,26 +59,17 @@ def write_run_record(
         trainer: After `train()`.
         seen: What the run has seen; None: not recorded.
         noise: How the captions of the train split were shuffled; None: they were not.
+        order: What the order of the batches depends on besides, as `CFFATrainer.order_record` says.
     """
     if not trainer.is_world_process_zero():
         return
     state = trainer.state
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    own = seen.datasets[-1] if seen else None
     record = {
         "format": 1,
         "package": package_version(),
         "init_from": public_name(model_args.init_from),
-        "dataset": {
-            "name": public_name(data_args.dataset),
-            "rendered": is_rendered(data_args.dataset, data_args.dataset_root),
-            "division": {**own.division.model_dump(), "sentence": own.division.sentence} if own else None,
-            "splits": {
-                split: count_split(rows) | ({"fingerprint": own.splits[split].fingerprint} if own else {})
-                for split, rows in dataset_dict.items()
-            },
-            "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
-        },
+        "dataset": dataset_record(data_args, dataset_dict, seen, noise) | dict(order or {}),
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {
             "seed": training_args.seed,
@@ -95,6 +88,22 @@ def write_run_record(
         "environment": environment(training_args),
     }
     write_text(Path(output_dir) / RUN_RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def dataset_record(
+    data_args: TrainingDataArguments, dataset_dict: DatasetDict, seen: SeenData | None, noise: CaptionNoise | None
+) -> dict[str, Any]:
+    """Say what was read: names, division, and the counts and fingerprints of the splits."""
+    own = seen.datasets[-1] if seen else None
+    prints = {split: {"fingerprint": part.fingerprint} for split, part in own.splits.items()} if own else {}
+    return {
+        "name": public_name(data_args.dataset),
+        "evaluated": public_name(data_args.eval_dataset),
+        "rendered": is_rendered(data_args.dataset, data_args.dataset_root) or bool(own and own.rendered),
+        "division": {**own.division.model_dump(), "sentence": own.division.sentence} if own else None,
+        "splits": {split: count_split(rows) | prints.get(split, {}) for split, rows in dataset_dict.items()},
+        "caption_noise": noise.record(dataset_dict["train"]) if noise else None,
+    }
 
 
 def changed_settings(

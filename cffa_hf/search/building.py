@@ -21,6 +21,7 @@ from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
+from cffa_hf.inputs.packed import read_stored
 from cffa_hf.search.filters import to_number
 from cffa_hf.search.folders import find_changes, find_images
 from cffa_hf.search.header import HEADER, write_header
@@ -168,7 +169,7 @@ def _content(image: Any) -> bytes | None:
         return image["bytes"]
     if isinstance(image, dict) and image.get("path"):
         with writing(image["path"]):
-            return Path(image["path"]).read_bytes()
+            return read_stored(image["path"])
     return None
 
 

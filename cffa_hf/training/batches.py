@@ -12,6 +12,8 @@ from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.collator import PairCollator, TrainingTransform
 from cffa_hf.data.corruption import SpecialTokens
 from cffa_hf.data.pairs import PairDataset
+from cffa_hf.data.shards import ShardFolder
+from cffa_hf.data.stream import StreamBatches
 from cffa_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,44 @@ def training_pairs(rows: datasets.Dataset, config: CFFAConfig, processor: CLIPPr
             f"{config.num_identities:,} classes; make the model with num_identities={len(pairs.identities)}."
         )
     return pairs
+
+
+def training_stream(
+    shards: ShardFolder,
+    args: CFFATrainingArguments,
+    config: CFFAConfig,
+    processor: CLIPProcessor,
+    *,
+    buffer: int,
+    failure_limit: int,
+) -> StreamBatches:
+    """Make the stream of a training process: the batches that this one gets.
+
+    Args:
+        shards: Where the samples are.
+        args: Of the run.
+        config: Of the model that is trained.
+        processor: Its processor.
+        buffer: As `stream_buffer`.
+        failure_limit: As `stream_failure_limit`.
+
+    Raises:
+        InputError: If there are fewer samples than one batch for each loading process.
+    """
+    return StreamBatches(
+        shards,
+        processor.tokenizer,
+        pair_collator(processor),
+        image_size=config.image_size,
+        context_length=config.context_length,
+        batch_size=args.train_batch_size,
+        rank=args.process_index,
+        processes=args.world_size,
+        workers=args.dataloader_num_workers,
+        buffer=buffer,
+        failure_limit=failure_limit,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
 
 
 def pair_collator(processor: CLIPProcessor) -> PairCollator:
@@ -96,7 +136,13 @@ def fit_arguments(args: CFFATrainingArguments, pairs: Any, eval_dataset: Any) ->
         pairs: What is trained on.
         eval_dataset: Validation split or splits; None: there is none.
     """
-    if pairs is not None and args.dataloader_drop_last and len(pairs) < args.train_batch_size * args.world_size:
+    whole = isinstance(pairs, StreamBatches)  # all batches of a stream are
+    if (
+        pairs is not None
+        and not whole
+        and args.dataloader_drop_last
+        and len(pairs) < args.train_batch_size * args.world_size
+    ):
         logger.warning("only %d pairs, less than a batch: dataloader_drop_last is off", len(pairs))
         args.dataloader_drop_last = False
     if eval_dataset is None and (args.eval_strategy != "no" or args.load_best_model_at_end):

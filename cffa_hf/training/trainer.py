@@ -14,10 +14,6 @@ from torch.utils.data import Sampler
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from transformers.trainer_utils import SchedulerType, speed_metrics
 from transformers.training_args import OptimizerNames
@@ -26,6 +22,7 @@ from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
+from cffa_hf.data.mixture import Mixture, MixtureSampler
 from cffa_hf.data.sampler import IdentitySampler, ShuffleSampler
 from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
 from cffa_hf.errors import InputError, LossNotFinite
@@ -44,42 +41,24 @@ from cffa_hf.training.gradient_cache import cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
 from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
+from cffa_hf.training.order import OrderedTrainer, SamplerEpochCallback
 from cffa_hf.training.published_precision import float32_weights, use_published_precision
-from cffa_hf.training.saving import SafeTrainer, explained_writes, last_good
+from cffa_hf.training.saving import explained_writes, last_good
 
 
-class SamplerEpochCallback(TrainerCallback):
-    """Tell the sampler which epoch begins.
-
-    The stock loader forgets to when several processes resume in the middle of an epoch.
-
-    Attributes:
-        sampler: That of the running training; None before there is one.
-    """
-
-    def __init__(self) -> None:
-        self.sampler: ShuffleSampler | IdentitySampler | None = None
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Set the epoch, counted from 0."""
-        if self.sampler is not None:
-            self.sampler.set_epoch(int(state.epoch or 0))
-
-
-class CFFATrainer(SafeTrainer):
+class CFFATrainer(OrderedTrainer):
     """Train a CFFAForPreTraining on pairs and evaluate retrieval.
 
     Args:
         model: A CFFAForPreTraining, perhaps with adapters of PEFT.
         args: Settings, CFFATrainingArguments.
         data_collator: None: a PairCollator.
-        train_dataset: A split in the dataset form, as `load_person_dataset` gives it, or a PairDataset made of one.
+        train_dataset: A split in the dataset form, as `load_person_dataset` gives it, a PairDataset made of one, or a stream.
         eval_dataset: A split in the dataset form, or a dict of such; None: nothing is evaluated while training.
         processing_class: The model's CLIPProcessor.
         training_transform: Draws augmentation, corruption and masking for each batch, on the training device. None: as
             `args` say.
+        mixture: Which rows of the train split are of which data set, and how often each is gone through. None: of one.
         seen: What the run sees, recorded beside the weights of every checkpoint. None: the two splits that are given.
         **kwargs: As for `Trainer`.
 
@@ -105,8 +84,10 @@ class CFFATrainer(SafeTrainer):
         *,
         training_transform: TrainingTransform | None = None,
         seen: SeenData | None = None,
+        mixture: Mixture | None = None,
         **kwargs: Any,
     ):
+        self.mixture = mixture
         config = training_model(model).config
         if isinstance(train_dataset, datasets.Dataset):
             pairs = training_pairs(train_dataset, config, processing_class)
@@ -389,6 +370,7 @@ class CFFATrainer(SafeTrainer):
             self.seen.write(folder)
 
     def _save_division(self, folder: str) -> None:
+        super()._save_division(folder)
         if self.consensus is not None:
             self.consensus.save(folder)
 
@@ -405,6 +387,9 @@ class CFFATrainer(SafeTrainer):
             batch_size = self.args.train_batch_size * self.args.world_size
             labels, captions = dataset.person_labels, self.args.captions_per_identity
             self._sampler_epoch.sampler = IdentitySampler(labels, batch_size, captions, seed)
+        elif self.mixture is not None:
+            sets = self.mixture.sets_of(dataset.captions.rows)
+            self._sampler_epoch.sampler = MixtureSampler(sets, self.mixture.weights, seed)
         else:
             self._sampler_epoch.sampler = ShuffleSampler(len(dataset), seed)
         return self._sampler_epoch.sampler
