@@ -100,7 +100,8 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()
-    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise)
+    order = trainer.order_record()
+    write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise, order)
     if args.push_to_hub:
         trainer.push_to_hub()
 

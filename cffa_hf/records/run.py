@@ -5,11 +5,13 @@ It holds no path of the machine, so that it can be published as it is. The model
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
+from transformers import Trainer
 
 from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments, RandomWeightsArguments
@@ -41,9 +43,10 @@ def write_run_record(
     data_args: TrainingDataArguments,
     training_args: CFFATrainingArguments,
     dataset_dict: DatasetDict,
-    trainer: Any,
+    trainer: Trainer,
     seen: SeenData | None = None,
     noise: CaptionNoise | None = None,
+    order: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `run.json` after training; only the first process writes.
 
@@ -53,9 +56,10 @@ def write_run_record(
         data_args: As the run was started.
         training_args: As the run was started.
         dataset_dict: The data that were read.
-        trainer: A CFFATrainer, after `train()`.
+        trainer: After `train()`.
         seen: What the run has seen; None: not recorded.
         noise: How the captions of the train split were shuffled; None: they were not.
+        order: What the order of the batches depends on, for a stream or several sets.
     """
     if not trainer.is_world_process_zero():
         return
@@ -65,7 +69,7 @@ def write_run_record(
         "format": 1,
         "package": package_version(),
         "init_from": public_name(model_args.init_from),
-        "dataset": dataset_record(data_args, dataset_dict, seen, noise) | trainer.order_record(),
+        "dataset": dataset_record(data_args, dataset_dict, seen, noise) | dict(order or {}),
         "settings": changed_settings(model_args, data_args, training_args),
         "training": {
             "seed": training_args.seed,
