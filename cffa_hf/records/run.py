@@ -59,7 +59,7 @@ def write_run_record(
         trainer: After `train()`.
         seen: What the run has seen; None: not recorded.
         noise: How the captions of the train split were shuffled; None: they were not.
-        order: What the order of the batches depends on besides, as `CFFATrainer.order_record` says.
+        order: What the order of the batches depends on, for a stream or several sets.
     """
     if not trainer.is_world_process_zero():
         return

@@ -96,9 +96,9 @@ def test_a_run_that_goes_on_has_the_batches_it_would_have_had(shards, tmp_path):
     whole.train()
     assert whole.num_examples(whole.get_train_dataloader()) == 48
     assert len(batches) == 16
-    for epoch in (batches[:8], batches[8:]):  # every image once, with a label of its own
+    for epoch in (batches[:8], batches[8:]):  # no image twice; the label of one without identity is negative
         numbers = [-1 - label if label < 0 else label for batch in epoch for label in batch]
-        assert len(numbers) == 48
+        assert len(numbers) == len(set(numbers)) == 48  # of 50
     stopped, first = stream_trainer(
         tmp_path / "run", shards, **accumulated, max_steps=5, save_strategy="steps", save_steps=5
     )
