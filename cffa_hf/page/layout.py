@@ -110,6 +110,8 @@ def _connect(blocks: gr.Blocks, page: SearchPage, parts: Parts) -> None:
         return shown(after, page.fields(after) if changed else None)
 
     def sent(before: Visit, path: str, *values: Any) -> list[Any]:
+        if not Path(path).is_file():  # read before: the event was sent twice
+            return shown(before)
         content = Path(path).read_bytes()
         Path(path).unlink()  # Gradio would keep it for an hour
         return shown(page.uploaded(before, _fields(values), content))
