@@ -99,7 +99,9 @@ def _connect(blocks: gr.Blocks, page: SearchPage, parts: Parts) -> None:
             values = [fields.text, fields.text_weight, fields.count, *fields.filters]
         return [after, *values, *page.parts(after).values()]
 
-    def opened(request: gr.Request) -> list[Any]:
+    def opened(before: Visit, request: gr.Request) -> list[Any]:
+        if before.history.stack:  # somebody was faster than the page
+            return shown(before)
         after = page.opened(request.query_params.multi_items())
         return shown(after, page.fields(after) if after.history.stack else None)
 
@@ -110,6 +112,8 @@ def _connect(blocks: gr.Blocks, page: SearchPage, parts: Parts) -> None:
         return shown(after, page.fields(after) if changed else None)
 
     def sent(before: Visit, path: str, *values: Any) -> list[Any]:
+        if not Path(path).is_file():  # read before: the event was sent twice
+            return shown(before)
         content = Path(path).read_bytes()
         Path(path).unlink()  # Gradio would keep it for an hour
         return shown(page.uploaded(before, _fields(values), content))
@@ -130,7 +134,7 @@ def _connect(blocks: gr.Blocks, page: SearchPage, parts: Parts) -> None:
     typed = [field for field in parts.filters if isinstance(field, gr.Textbox)]
     chosen: list[Any] = [parts.count, *(field for field in parts.filters if field not in typed)]
     searching = [parts.text.submit, parts.search.click, *(field.submit for field in typed)]
-    blocks.load(opened, None, **options)
+    blocks.load(opened, [parts.visit], **options)
     gr.on(searching, asked(page.searched), parts.inputs, **options)
     gr.on([parts.weight.release, *(field.input for field in chosen)], asked(page.refined), parts.inputs, **options)
     parts.upload.upload(sent, [parts.visit, parts.upload, *parts.inputs[1:]], **options)
