@@ -31,11 +31,10 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--where",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="FILTER",
-        help="camera=cam_a, camera=cam_a,cam_b, time>=2024-01-31",
+        help="camera=cam_a, camera=cam_a,cam_b, time>=2024-01-31; may be given several times",
     )
     parser.add_argument("--minimum-score", type=float, help="leave out images below it")
     parser.add_argument("--sheet", type=Path, help="also draw the images found into this file")

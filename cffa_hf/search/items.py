@@ -5,6 +5,7 @@ run and are written over. An image keeps its id for ever; its vector stands in t
 """
 
 import json
+import os
 import sqlite3
 import threading
 import zlib
@@ -311,6 +312,7 @@ class Items:
                 self._base.execute(
                     f"ALTER TABLE items ADD COLUMN {_quoted(name)} {'NUMERIC' if kind == 'number' else 'TEXT'}"
                 )
+                self._base.execute(f"CREATE INDEX IF NOT EXISTS {_quoted('by_' + name)} ON items ({_quoted(name)})")
                 self._base.execute("INSERT INTO columns VALUES (?, ?)", (name, kind))
         self.kinds = dict(sorted({**self.kinds, **kinds}.items()))
 
@@ -325,6 +327,7 @@ class Items:
                 file.write(vectors.tobytes())
                 file.truncate()
                 file.flush()
+                os.fsync(file.fileno())  # before the transaction that says they are there
         except OSError as error:
             raise RunStopped(
                 f"{path} cannot be written ({error.strerror}); make room, and the same command goes on."

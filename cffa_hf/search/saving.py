@@ -30,6 +30,7 @@ from cffa_hf.search.indexes.exact import ExactIndex
 from cffa_hf.search.indexes.faiss_index import (
     CODES,
     FEW,
+    GOAL,
     FaissIndex,
     build_codes,
     choose_candidates,
@@ -95,6 +96,11 @@ def finish(gallery: GalleryParts, index: str) -> None:
     if kind == "faiss" and len(gallery):
         codes = build_codes(items)
         candidates, recall = choose_candidates(items, codes, stand_in_queries(items))
+        if recall < GOAL:
+            warnings.warn(
+                f"The FAISS index finds {recall:.1%} of the ten best images of this gallery; the exact index finds all.",
+                stacklevel=3,
+            )
         gallery.index = FaissIndex(items, codes, candidates)
         record = IndexRecord(kind="faiss", candidates=candidates, recall=round(recall, 4), rows=items.rows)
         if gallery.folder:

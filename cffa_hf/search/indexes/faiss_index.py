@@ -21,6 +21,7 @@ CODES = "index.faiss"
 TRAINED_ON, BLOCK = 50_000, 50_000
 FEW = 20_000  # rows below which exact search is as fast
 CANDIDATES = (200, 400, 800, 1600)
+GOAL = 0.99  # recall@10 that is enough
 
 
 class FaissIndex:
@@ -140,7 +141,7 @@ def import_faiss() -> Any:
 
 
 def choose_candidates(
-    items: Items, codes: Any, queries: np.ndarray, k: int = 10, goal: float = 0.99
+    items: Items, codes: Any, queries: np.ndarray, k: int = 10, goal: float = GOAL
 ) -> tuple[int, float]:
     """Take as many candidates as it needs to find what exact search finds.
 
@@ -170,9 +171,12 @@ def recall_of(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def stand_in_queries(items: Items, count: int = 64, seed: int = 0) -> np.ndarray:
-    """Make queries where no sentences are at hand: vectors of the gallery, moved to a cosine of 0.5 with themselves.
+    """Make queries where no sentences are at hand: off the images, as sentences are.
 
-    Sentences lie off the images, with cosines of 0.3 to 0.6 to the right one; so do these.
+    Half of a query is an image of the gallery (a cosine of 0.5). The other half lies across it: in equal parts towards
+    another image, since other people share attributes, and in a random direction, since sentences are no images. Of
+    the demo model's sentences 55% of what their best image does not explain lies within the 64 directions that hold
+    97% of the images' variance, and their cosine with it is 0.76, so these are the harder ones to find for.
 
     Args:
         items: Holds the vectors.
@@ -183,9 +187,17 @@ def stand_in_queries(items: Items, count: int = 64, seed: int = 0) -> np.ndarray
         Unit rows `(q, width)`, float32.
     """
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(items.rows)[:count]
-    vectors = items.vectors[np.sort(rows)].astype(np.float32)
+    vectors = items.vectors[np.sort(rng.permutation(items.rows)[:count])].astype(np.float32)
+    others = items.vectors[rng.permutation(items.rows)[:count]].astype(np.float32)
     noise = rng.standard_normal(vectors.shape, dtype=np.float32)
-    noise -= (noise * vectors).sum(axis=1, keepdims=True) * vectors
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    return 0.5 * vectors + np.sqrt(0.75) * noise
+    across = _across(_across(others, vectors) + _across(noise, vectors), vectors)
+    return _unit(0.5 * vectors + np.sqrt(0.75) * across)
+
+
+def _across(rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the part of each row that lies across a unit vector, as a unit row."""
+    return _unit(rows - (rows * vectors).sum(axis=1, keepdims=True) * vectors)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
