@@ -71,7 +71,7 @@ def enter(door, source, world, tmp_path, monkeypatch, capsys):
     """Bring a checkpoint in by a door; what it says if it refuses."""
     capsys.readouterr()
     if door == "search":
-        assert main(["search", str(source), str(world / "images"), "red"]) == 2
+        assert main(["search", str(world / "images"), "red", "--checkpoint", str(source)]) == 2
     elif door == "run_eval":
         monkeypatch.setattr(sys, "argv", ["run_eval.py", str(source), "--config", str(world / "data.yaml")])
         with pytest.raises(SystemExit) as end:
