@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 
@@ -17,7 +17,7 @@ from cffa_hf.data.layouts import LAYOUTS, layout_named
 from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
 from cffa_hf.data.shard_reading import load_shards
 from cffa_hf.data.shards import find_shards
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -72,7 +72,7 @@ def load_person_dataset(
             return _load_benchmark(benchmark, folder, annotation_file, validation_identities, test_identities, seed)
         _refuse_annotation_file(annotation_file, name)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return load_dataset_dict(_load_saved(folder), str(folder), folders=[folder], **numbers)
+            return _load_saved(folder, numbers)
         if find_metadata(folder):
             return load_folder(folder, **numbers)
         if find_shards(folder)[2]:
@@ -131,7 +131,21 @@ def _benchmark_in(folder: Path, annotation_file: str | Path | None) -> str | Non
     return None
 
 
-def _load_saved(folder: Path) -> DatasetDict | Dataset:
+# What the libraries below raise when an Arrow file, or a JSON file beside it, is not what they wrote.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+    SystemError,
+)
+
+
+def _load_saved(folder: Path, numbers: dict[str, Any]) -> PersonDatasetDict:
     """Read what `save_to_disk` wrote; its splits and Arrow files are its own, whatever its JSON files name."""
     try:
         parts = [folder]
@@ -139,11 +153,18 @@ def _load_saved(folder: Path) -> DatasetDict | Dataset:
             splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
             parts = [_own_file(folder, split) for split in splits]
         for part in parts:
-            for entry in json.loads(_own_file(part, "state.json").read_text(encoding="utf-8"))["_data_files"]:
+            for file in ("state.json", "dataset_info.json", *(path.name for path in part.glob("*.arrow"))):
+                if not _own_file(part, file).is_file():
+                    raise ValueError(f"{part.name}/{file} is no file")
+            for entry in json.loads((part / "state.json").read_text(encoding="utf-8"))["_data_files"]:
                 _own_file(part, entry["filename"])
-        return datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the saved dataset cannot be read ({error}); save it again.") from error
+        return load_dataset_dict(datasets.load_from_disk(str(folder)), str(folder), folders=[folder], **numbers)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        raise InputError(
+            f"{folder}: the saved dataset cannot be read ({one_line(error, 200)}); save it again."
+        ) from error
 
 
 def _downloads_of(name: str) -> list[Path]:

@@ -162,7 +162,7 @@ def _read_json_lines(lines: Any, file: Path) -> Iterator[Any]:
             continue
         try:
             yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise row_error(file, row, None, f"is no valid JSON ({error}); every line must hold one object") from error
         row += 1
 
@@ -180,7 +180,7 @@ def _read_csv(lines: Any, file: Path) -> Iterator[Any]:
             if entry.get("captions"):
                 try:
                     entry["captions"] = json.loads(entry["captions"])
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     problem = (
                         'has captions that are no JSON list; write a list like ["one", "two"], or name the column '
                         "'caption' and write one caption a row"
