@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test gpu-check clean
+.PHONY: setup demo test lint fast-test fuzz gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -44,6 +44,11 @@ fast-test: setup
 
 test: lint
 	$(BIN)/pytest
+
+# Mutated files of every kind that is read, for MINUTES; bugs are written to fuzz-failures.txt.
+MINUTES ?= 60
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 # All that needs a GPU, in one report of a page; without one it says so.
 gpu-check: .venv/installed

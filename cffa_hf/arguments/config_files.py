@@ -13,6 +13,28 @@ from cffa_hf.arguments.training import SECRETS
 from cffa_hf.errors import InputError
 
 CONFIG_FOLDER = Path("configs")
+LARGEST = 2**20
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """Reads YAML without aliases, which can unfold to any size, and without keys that stand twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read a node that is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases are not read in settings", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Read a mapping whose keys stand once each."""
+        seen = set()
+        for key, _ in node.value:
+            name = getattr(key, "value", None)
+            if isinstance(name, str) and name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{name}' is set twice", key.start_mark)
+            seen.add(name if isinstance(name, str) else None)
+        return super().construct_mapping(node, deep)
 
 
 def config_path(config: str) -> Path:
@@ -34,12 +56,16 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
         InputError: If the file is missing, is no mapping, or has a key that nobody knows.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):
+            raise InputError(f"the config {path} is no file of at most {LARGEST // 2**20} MiB.")
+        content = yaml.load(path.read_text(encoding="utf-8"), SettingsLoader)
     except FileNotFoundError as error:
         beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
         hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
         raise InputError(f"the config {path} does not exist{hint}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         # Not the text of the error: it quotes the line, which may hold a token.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

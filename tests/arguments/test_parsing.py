@@ -346,3 +346,25 @@ def test_arguments_are_pickled_without_their_token(tmp_path):
     assert copy.deepcopy(args).hub_token == SECRET  # nothing is written
     assert again.learning_rate == args.learning_rate
     assert SECRET not in f"{args} {args.to_json_string()} {args.to_sanitized_dict()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "line 2, column 1: 'seed' is set twice"),
+        ("seed: &a 1\nnum_train_epochs: *a\n", "aliases are not read"),
+        ("warmup_start: 2024-13-45\n", "cannot be read as YAML"),
+        ("seed: " + "[" * 20_000 + "\n", "cannot be read as YAML"),
+        ("#" * 2**21, "no file of at most 1 MiB"),
+    ],
+)
+def test_yaml_that_is_no_list_of_settings(tmp_path, text, message):
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        parse_arguments(["--config", str(tmp_path / "odd.yaml")])
+
+
+def test_a_device_is_no_config(tmp_path):
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="no file"):
+        parse_arguments(["--config", str(tmp_path / "zero.yaml")])
