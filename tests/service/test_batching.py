@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,7 +37,7 @@ class Recorder:
 
 
 def run(scenario, recorder, **settings):
-    """Run a scenario with a batcher, in an event loop of its own."""
+    """Run a scenario with a batcher, in an event loop of its own, in a thread of its own: a test of the page may have one."""
 
     async def whole():
         batcher = Batcher(recorder, ServiceSettings(**settings), Measures())
@@ -47,7 +48,8 @@ def run(scenario, recorder, **settings):
             recorder.may_answer.set()
             await batcher.close()
 
-    return asyncio.run(whole())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, whole()).result()
 
 
 def soon():
