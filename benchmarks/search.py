@@ -7,7 +7,7 @@ encoding of sentences apart (ViT-B/16's text tower with random weights).
 For each size: how long the gallery and its index take to build; how long opening takes; bytes a vector in memory once
 all of the index has been read (of the process, above what it had before; vectors that are ranked last stay on disk); one
 query at a time, and in batches of 32, with the vectors in the page cache; recall@10 against exact search; a filter that
-passes a fortieth of the images.
+passes a tenth of the images.
 
     python benchmarks/search.py --sizes 100000 1000000
     python benchmarks/search.py --text
@@ -42,7 +42,7 @@ HEAD += ["filtered, ms", "recall@10"]
 COLUMNS = {"open": ".0f", "bytes": ".0f", "one": ".1f", "batch": ".1f", "recall": ".3f"}
 COLUMNS |= {"filtered": ".1f", "filtered_recall": ".3f"}
 EXACT = ("exact_bytes", "exact_one", "exact_batch", "exact_filtered")
-WIDTH, PLANE, IMAGES, BLOCK, CAMERAS = 1536, 128, 5, 20_000, 40
+WIDTH, PLANE, IMAGES, BLOCK, CAMERAS = 1536, 128, 5, 20_000, 10
 
 
 def main() -> None:

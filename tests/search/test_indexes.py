@@ -51,7 +51,7 @@ class Embedded:
 
 @pytest.fixture(params=["exact", "faiss"])
 def back_end(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(faiss_index, "FEW", 20)  # so that filters go through the codes
+    monkeypatch.setattr(faiss_index, "FEW_FILTERED", 20)  # so that filters go through the codes
     (tmp_path / "items").mkdir()
     end = Embedded(request.param, tmp_path / "items")
     yield end
