@@ -165,7 +165,11 @@ def split_of(path: str) -> str:
 
 def _shard(files: Any, root: str, path: str) -> Shard:
     kind = SUFFIXES[posixpath.splitext(path)[1]]
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_shards" / f"{_identity(files, path)}.safetensors"
+    try:
+        identity = _identity(files, path)
+    except Exception as error:  # every file system has errors of its own
+        raise _unreadable(path, error) from error
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_shards" / f"{identity}.safetensors"
     try:
         table = load_file(cache)["table"].numpy()
     except (OSError, SafetensorError, KeyError):
@@ -189,7 +193,11 @@ def _index(files: Any, path: str, kind: str) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # every file system has errors of its own
-        raise InputError(f"{path}: the shard cannot be read ({one_line(error, 200)}); copy it again.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    return InputError(f"{path}: the shard cannot be read ({one_line(error, 200)}); copy it again.")
 
 
 def index_tar(file: BinaryIO, source: str) -> np.ndarray:

@@ -10,12 +10,13 @@ from typing import Any
 from huggingface_hub import CommitInfo, RepoCard
 from transformers import TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files
+from yaml import YAMLError
 
 from cffa_hf.checkpoints.opening import open_model
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import read_seen
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
 from cffa_hf.names import RESULTS, RUN_RECORD, SEEN_RECORD, STATE_FILE, TRAINING_PICTURE
 from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_only_rendered_people
@@ -220,7 +221,12 @@ def write_model_folder(
     copy_records(source, out, private=private, with_pictures=with_pictures)
     local = source / "README.md"
     if readme is None and local.is_file():
-        readme = local.read_text(encoding="utf-8")
+        try:
+            readme = local.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{local} cannot be read as UTF-8 text ({one_line(error)}); write it again, or remove it."
+            ) from error
     notes, kept = notes_and_metadata(readme, repo_id)
     model_card(out, repo_id, notes=notes, kept=kept).save(out / "README.md")
 
@@ -264,7 +270,7 @@ def notes_and_metadata(readme: str | None, source: str) -> tuple[str, Mapping[st
     """Split an earlier card into a person's notes and its metadata.
 
     Raises:
-        InputError: If the marks round the notes are broken.
+        InputError: If the marks round the notes are broken, or the metadata cannot be read.
     """
     if not readme:
         return "", {}
@@ -273,4 +279,10 @@ def notes_and_metadata(readme: str | None, source: str) -> tuple[str, Mapping[st
         logger.warning(
             f"The README.md of {source} has no marks for notes and is replaced; its history keeps the old one."
         )
-    return notes or "", RepoCard(readme, ignore_metadata_errors=True).data.to_dict()
+    try:
+        metadata = RepoCard(readme, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, TypeError, RecursionError, YAMLError) as error:
+        raise InputError(
+            f"The README.md of {source} begins with metadata that cannot be read ({one_line(error, 200)}); mend them."
+        ) from error
+    return notes or "", metadata

@@ -3,6 +3,7 @@
 Cases run in a process of their own, with bounded memory, that is killed when one takes too long.
 """
 
+import os
 import random
 import resource
 import shutil
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from tests.processes import CONTEXT
 
-SECONDS, MEMORY = 40, 6 * 2**30
+SECONDS, PREPARATION, MEMORY = 40, 600, 6 * 2**30
+READY = "ready"
 LONGEST = 500
 
 
@@ -52,6 +54,8 @@ def run_cases(name: str, seeds: Sequence[int]) -> Iterator[Outcome]:
         process = CONTEXT.Process(target=_work, args=(name, waiting, sender), daemon=True)
         process.start()
         sender.close()
+        if not receiver.poll(PREPARATION) or receiver.recv() != READY:
+            raise RuntimeError(f"the whole files of {name} cannot be read; its process says why")
         while waiting:
             try:
                 answer = receiver.recv() if receiver.poll(SECONDS) else None
@@ -68,16 +72,25 @@ def run_cases(name: str, seeds: Sequence[int]) -> Iterator[Outcome]:
 
 
 def _work(name: str, seeds: Sequence[int], sender) -> None:
+    import datasets
+
     from tests.fuzz.targets import TARGETS
 
     target = next(target for target in TARGETS if target.name == name)
     warnings.simplefilter("ignore")
+    if hasattr(os, "sched_setaffinity"):  # one processor: nothing is shared out to processes, which would take seconds
+        os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})
     with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         whole = Path(folder) / "whole"
         whole.mkdir()
         target.prepare(whole)
         target.read(whole) if target.name != "settings" else None  # whole files are read well, and libraries are loaded
         resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY, resource.RLIM_INFINITY))
+        sender.send(READY)
+        with open(os.devnull, "w") as nothing:  # bars and warnings of thousands of cases
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
         for seed in seeds:
             sender.send(_case(target, seed, whole, Path(folder) / f"case{seed}"))
 

@@ -1,8 +1,7 @@
 """What is read, from which files, and by which function of the package."""
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,38 +9,13 @@ from PIL import Image
 
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
-from tests.fuzz.mutations import damage, hostile_words
-from tests.tiny import person_rows, tiny_model, tiny_processor
+from tests.fuzz.mutations import hostile_words
+from tests.fuzz.product_targets import PRODUCTS, write_checkpoint
+from tests.fuzz.target import Target, checked, damage_file, void
+from tests.tiny import person_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEOPLE = (4, 2, 2)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Something that reads files.
-
-    Attributes:
-        name: For reports.
-        prepare: Writes whole files into an empty folder.
-        damage: Damages one thing there; returns what was done.
-        read: Reads them as the package does.
-    """
-
-    name: str
-    prepare: Callable[[Path], None]
-    damage: Callable[[Path, random.Random], str]
-    read: Callable[[Path], object]
-
-
-def damage_file(*patterns: str) -> Callable[[Path, random.Random], str]:
-    """Damage one of the files that fit a pattern."""
-
-    def change(folder: Path, rng: random.Random) -> str:
-        files = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-        return damage(rng.choice(files), rng)
-
-    return change
 
 
 # Layouts of benchmarks, and of one's own data
@@ -86,13 +60,6 @@ def own_data(suffix: str) -> Target:
         damage_file(f"metadata{suffix}", f"metadata{suffix}", f"metadata{suffix}", "*.png"),
         lambda folder: checked(load_person_dataset(folder, validation_identities=1, test_identities=1)),
     )
-
-
-def checked(data) -> None:
-    """Do what training does before its first step: read every image."""
-    from cffa_hf.data.checks import check_images
-
-    check_images(data)
 
 
 def write_saved_dataset(folder: Path) -> None:
@@ -151,12 +118,6 @@ def read_words(folder: Path) -> None:
 # Models and images
 
 
-def write_checkpoint(folder: Path) -> None:
-    """A published model."""
-    tiny_model().cffa.save_pretrained(folder)
-    tiny_processor(person_rows()).save_pretrained(folder)
-
-
 def read_checkpoint(folder: Path) -> None:
     """Open it as search and evaluation do, and embed a caption."""
     from cffa_hf.checkpoints import open_checkpoint
@@ -188,10 +149,6 @@ def read_images(folder: Path) -> None:
         raise refused[0]
 
 
-def void(_: object) -> None:
-    """Forget a value."""
-
-
 TARGETS: Sequence[Target] = (
     benchmark("cuhk_pedes", "reid_raw.json"),
     benchmark("icfg_pedes", "ICFG-PEDES.json"),
@@ -209,4 +166,5 @@ TARGETS: Sequence[Target] = (
     Target("settings", void, damage_words, read_words),
     Target("checkpoint", write_checkpoint, damage_file("*.json", "*.safetensors", "*.txt"), read_checkpoint),
     Target("images", write_images, damage_file("a.*"), read_images),
+    *PRODUCTS,
 )
