@@ -79,7 +79,7 @@ def test_no_circles():
 def test_the_data_know_no_model_and_no_command():
     for module in MODULES:
         if part_of(module) == "data":
-            known = {"data", "errors", "files", "names", "inputs", "configuration_cffa"}
+            known = {"data", "errors", "files", "json_files", "names", "inputs", "configuration_cffa"}
             assert {part_of(name) for name in OWN[module]} <= known
 
 

@@ -210,8 +210,8 @@ def shared_sentence(entry: Mapping[str, Any]) -> str:
     if not isinstance(shared, list):
         return "What the checkpoint was trained on is not recorded, so shared people could not be found."
     parts = [
-        f"{part['people']:,} people and {part['images']:,} images that the checkpoint was {part['role']} on"
-        for part in shared
-        if isinstance(part, Mapping) and all(isinstance(part.get(name), int) for name in ("people", "images"))
+        f"{part['people']:,} people and {part['images']:,} images that the checkpoint was {part.get('role')} on"
+        for part in shared[:10]
+        if isinstance(part, Mapping) and all(type(part.get(name)) is int for name in ("people", "images"))
     ]
     return f"NOT A FAIR TEST: this split shares {' and '.join(parts)}; its results are too good."
