@@ -3,15 +3,18 @@
 import argparse
 import difflib
 import errno
+import io
 import os
 import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from cffa_hf.errors import InputError, RunStopped, mask_tokens, one_line, plain_error
+from cffa_hf.errors import InputError, RunStopped, mask_tokens, one_line, plain_error, printable, visible
 from cffa_hf.version import VERSION
 
 
@@ -71,7 +74,9 @@ def guarded(main: Callable[[Sequence[str]], object], words: Sequence[str] | None
     words = list(sys.argv[1:] if words is None else words)
     debug = [place for place, word in enumerate(words) if word == "--debug" and _has_no_value(words, place)]
     try:
-        status = main([word for place, word in enumerate(words) if place not in debug])
+        with _plain_output():
+            check_words(words)
+            status = main([word for place, word in enumerate(words) if place not in debug])
     except KeyboardInterrupt:
         print(
             "interrupted: what was saved before is whole, and the same command goes on or starts again.",
@@ -88,6 +93,33 @@ def guarded(main: Callable[[Sequence[str]], object], words: Sequence[str] | None
         print(f"error: {sentence}", file=sys.stderr)
         return status
     return status if isinstance(status, int) else 0
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse what no library could write into a record or a file name.
+
+    Raises:
+        InputError: If a word is no UTF-8 or holds a null character.
+    """
+    for word in words:
+        if "\0" in word or (not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word)):
+            raise InputError(
+                f"The command line holds {visible(word)[:200]!r}, which is no UTF-8 text; rename the file."
+            )
+
+
+@contextmanager
+def _plain_output() -> Iterator[None]:
+    """Print warnings as one line, and escape what the terminal has no letters for instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    former = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = former
 
 
 def _has_no_value(words: Sequence[str], place: int) -> bool:
@@ -107,13 +139,13 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, InputError):
         return str(plain_error(error)), 2
     if isinstance(error, RunStopped):
-        return mask_tokens(str(error)), 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return str(error), 1
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "OutOfMemory" in type(error).__name__:
         return "The memory is full: take a smaller batch or a smaller model; what was saved before is whole.", 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         place = f" ({error.filename})" if error.filename else ""
         return f"Nothing more can be written{place}: {error.strerror}; make room or choose another place.", 1
-    what = mask_tokens(f"{type(error).__name__}: {one_line(error, 200)}")
+    what = printable(f"{type(error).__name__}: {one_line(error, 200)}")
     return (
         f"This is a bug of cffa_hf, not a mistake of yours ({what}); please send us {_write_report(error)}, or run the "
         "command with --debug to see it.",

@@ -5,19 +5,43 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Of environment variables: HF_TOKEN, WANDB_API_KEY, PGPASSWORD, AWS_SECRET_ACCESS_KEY ...
+SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|(^|_)(API)?KEY)S?$", re.IGNORECASE)
+SHORTEST_SECRET = 6  # shorter ones stand in ordinary words
+SHAPES = (
+    (re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}"), r"\1_..."),
+    (re.compile(r"(hf|api_org)_[A-Za-z0-9]{30,}"), r"\1_..."),
+    (re.compile(r"(wandb_v1)_\w+"), r"\1_..."),
+    (re.compile(r"(://[^/\s:@]*):\S+@"), r"\1:...@"),
+    (re.compile(r"((?:password|api[_-]?key|access_token)=)[^\s&#,)]+", re.IGNORECASE), r"\1..."),
+)
+_secrets: set[str] = set()
+
+
+def keep_secret(*values: str | None) -> None:
+    """Remember secrets that were given, so that no message, traceback or report of this process shows them."""
+    _secrets.update(value for value in values if value and len(value) >= SHORTEST_SECRET)
+
 
 def mask_tokens(text: str) -> str:
-    """Hide everything that is, or looks like, a Hugging Face token.
+    """Hide everything that is, or looks like, a token, a key or a password.
+
+    Hidden are what `keep_secret` was told, the values of environment variables with names such as HF_TOKEN, WANDB_API_KEY
+    and PGPASSWORD, tokens of Hugging Face and of Weights & Biases, and passwords in addresses.
 
     Example:
         >>> mask_tokens("--hub_tokne hf_abcdefghijkl is unknown")
         '--hub_tokne hf_... is unknown'
+        >>> mask_tokens("postgresql://me:secret@host/db is down")
+        'postgresql://me:...@host/db is down'
     """
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        secret = os.environ.get(name, "").strip()
-        if len(secret) >= 8:
-            text = text.replace(secret, "hf_...")
-    return re.sub(r"\b(hf|api_org)_[A-Za-z0-9]{8,}", r"\1_...", text)
+    given = (value for name, value in os.environ.items() if SECRET_VARIABLE.search(name))
+    pieces = {piece for value in given for piece in (value.strip(), *re.split(r"[\s,]+", value)) if len(piece) >= 8}
+    for secret in sorted(pieces | _secrets, key=len, reverse=True):
+        text = text.replace(secret, "hf_..." if secret.startswith("hf_") else "...")
+    for shape, masked in SHAPES:
+        text = shape.sub(masked, text)
+    return text
 
 
 LONGEST_MESSAGE = 500
@@ -37,6 +61,18 @@ def printable(text: str) -> str:
     return line
 
 
+def visible(name: str) -> str:
+    r"""Return the name of a file or a weight as a terminal may show it: what is not printable is escaped.
+
+    Example:
+        >>> visible("red\x1b[31m coat.png")
+        'red\\x1b[31m coat.png'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in name
+    )
+
+
 class InputError(ValueError):
     """A mistake in the input that the user can fix.
 
@@ -52,7 +88,11 @@ class RunStopped(RuntimeError):
     """A run cannot go on, through no mistake in its input.
 
     The message is one sentence with its full stop: why, what is saved and what to do. The scripts exit with status 1.
+    Tokens in it are masked, and it is made `printable`.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(str(message)))
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:

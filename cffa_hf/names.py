@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
 # Before the name of a metric whose queries are images; without it they are captions.
@@ -48,6 +49,6 @@ def public_name(source: str | None) -> str | None:
     return os.path.basename(os.path.abspath(os.path.expanduser(source))) if is_path else source
 
 
-def hub_name(name: str | None) -> str | None:
+def hub_name(name: Any) -> str | None:
     """Return a recorded name if it is one on the Hub (`owner/name`), None otherwise."""
-    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+    return name if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name, re.ASCII) else None

@@ -1,10 +1,11 @@
 """Where the data are."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from cffa_hf.arguments.ranges import check_ranges
+from cffa_hf.json_files import parse_json
 from cffa_hf.names import SELECTION_SPLITS, public_name
 
 
@@ -59,6 +60,7 @@ class DataArguments:
         """Refuse a run without data."""
         if self.dataset is None:
             raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+        check_ranges(self)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -142,8 +144,6 @@ class TrainingDataArguments(DataArguments):
             raise ValueError(f"caption_noise is {noise:g}, but a rate must be from 0 to below 1")
         if isinstance(noise, str) and not noise.endswith(".npy"):
             raise ValueError(f"caption_noise is {noise!r}, but it must be a rate from 0 to below 1 or an .npy file")
-        if self.caption_noise_seed < 0:
-            raise ValueError(f"caption_noise_seed must not be negative, got {self.caption_noise_seed}")
         if self.select_on not in SELECTION_SPLITS:
             raise ValueError(f"select_on must be validation or test, got {self.select_on!r}")
 
@@ -174,9 +174,9 @@ class TrainingDataArguments(DataArguments):
         found = self.datasets
         if isinstance(found, str):
             try:
-                found = json.loads(found)
-            except json.JSONDecodeError as error:
-                raise ValueError(f'datasets must be JSON like {{"mals": 1.0}}, got {found!r}') from error
+                found = parse_json(found)
+            except ValueError as error:
+                raise ValueError(f'datasets must be JSON like {{"mals": 1.0}}, got {str(found)[:80]!r}') from error
         if found is None:
             return ()
         if not isinstance(found, dict) or not found:

@@ -1,9 +1,10 @@
 """Where the weights come from, and what the model computes."""
 
-import json
 from dataclasses import dataclass, field
 
+from cffa_hf.arguments.ranges import check_ranges
 from cffa_hf.configuration_cffa import CONTEXT_LENGTH, IMAGE_SIZE
+from cffa_hf.json_files import parse_json
 
 
 @dataclass
@@ -66,10 +67,11 @@ class ModelArguments(RandomWeightsArguments):
         """Refuse an image size that is no pair, and read `lora` from JSON where it came from the command line."""
         if len(self.image_size) != 2:
             raise ValueError(f"image_size must be a height and a width, got {self.image_size}")
+        check_ranges(self)
         if isinstance(self.lora, str):
             try:
-                self.lora = json.loads(self.lora)
-            except json.JSONDecodeError as error:
-                raise ValueError(f'lora must be JSON like {{"r": 8}}, got {self.lora!r}') from error
+                self.lora = parse_json(self.lora)
+            except ValueError as error:
+                raise ValueError(f'lora must be JSON like {{"r": 8}}, got {self.lora[:80]!r}') from error
         if self.lora is not None and not isinstance(self.lora, dict):
             raise ValueError(f'lora must be a mapping of settings like {{"r": 8}}, got {self.lora!r}')

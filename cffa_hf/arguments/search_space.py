@@ -1,13 +1,13 @@
 """Which settings a search tries, and within which bounds: read from `search`, and refused where it makes no sense."""
 
 import difflib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
+from cffa_hf.json_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def read_space(search: Any, kinds: Mapping[str, type], check: Callable[[str, Any
     """
     if isinstance(search, str):
         try:
-            search = json.loads(search)
-        except json.JSONDecodeError as error:
-            raise InputError(f"search is no JSON: {error.msg} at character {error.pos + 1}.") from error
+            search = parse_json(search)
+        except ValueError as error:
+            raise InputError(f"search is no JSON: {one_line(error, 120)}.") from error
     if not isinstance(search, Mapping):
         raise InputError("search must be a mapping from settings to bounds or choices.")
     if not search:

@@ -1,16 +1,20 @@
 """How a model is trained."""
 
 import copy
+import difflib
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, get_type_hints
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from cffa_hf.arguments.ranges import check_ranges
 from cffa_hf.arguments.search_space import SearchSettings, SearchSpace, read_space
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, keep_secret
 from cffa_hf.losses import ALIGNMENT_LOSSES, LossSettings
+from cffa_hf.names import IMAGE_TO_TEXT, METRICS
 from cffa_hf.precision import computes_bfloat16
 
 PRECISIONS = ("auto", "bfloat16", "float32", "published")
@@ -179,7 +183,9 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
 
     def __post_init__(self) -> None:
         """Check the settings and choose the precision before TrainingArguments sees them."""
+        keep_secret(*(getattr(self, name, None) for name in SECRETS))
         self.check_settings()
+        self.check_metric()
         self.check_search()
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         device = "cuda" if on_gpu else "cpu"
@@ -196,6 +202,7 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
         Raises:
             ValueError: Naming the setting and what it may be.
         """
+        check_ranges(self)
         self.check_losses()
         self.check_corruption()
         if self.precision not in PRECISIONS:
@@ -213,6 +220,27 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
         for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def check_metric(self) -> None:
+        """Refuse a metric that no evaluation has, and a tracker that does not exist.
+
+        Raises:
+            InputError: Naming the setting and what it may be.
+        """
+        name = str(self.metric_for_best_model or "eval_rank1")
+        if name not in METRICS and not name.endswith(tuple(f"_{metric}" for metric in METRICS)):
+            close = difflib.get_close_matches(name.removeprefix("eval_"), METRICS, n=1, cutoff=0.4)
+            known = ", ".join(f"eval_{metric}" for metric in METRICS)
+            hint = (
+                f"did you mean 'eval_{close[0]}'?" if close else f"there are {known}, and eval_{IMAGE_TO_TEXT}rank1 ..."
+            )
+            raise InputError(f"metric_for_best_model is {name[:80]!r}, which no evaluation has ({hint}).")
+        trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        for tracker in trackers:
+            if tracker not in ("all", "none", *INTEGRATION_TO_CALLBACK):
+                raise InputError(
+                    f"report_to is {str(tracker)[:80]!r}, but must be none or one of {', '.join(INTEGRATION_TO_CALLBACK)}."
+                )
 
     def check_search(self) -> None:
         """Refuse a search that cannot be.

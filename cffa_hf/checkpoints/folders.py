@@ -1,6 +1,5 @@
 """Config and weights of a folder in Hugging Face format, read without running anything that it may hold."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.names import quote
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError, one_line
+from cffa_hf.json_files import read_object
 
 CONFIG = "config.json"
 CONFIG_CLASSES = {"cffa": CFFAConfig, "clip": CLIPConfig}
@@ -26,7 +26,6 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 HEADS = ("identity_classifier", "cross_modal", "mlm_head")
 """Modules that only the training model has."""
 
-MOST_JSON = 2**27  # bytes; a tokenizer of a million words has some 50 million
 MOST_LAYERS = 1000
 MOST_UNITS = 10**7  # of anything else that a config counts: widths, ids, pixels
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -99,23 +98,6 @@ def fetch_weights(name: str, commit: str) -> None:
         raise InputError(f"{name}: its weights cannot be downloaded from the Hub; try again later.") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping.
-
-    Raises:
-        InputError: If it is not there, too large, damaged, or holds something else.
-    """
-    try:
-        too_large = path.stat().st_size > MOST_JSON
-        content = None if too_large or not path.is_file() else json.loads(path.read_text(encoding="utf-8"))
-    # Brackets can be nested until the parser gives up.
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({one_line(error, 200)}); get the file again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no JSON file with names and values; get the file again.")
-    return content
-
-
 def read_config(folder: Path, kinds: Sequence[str] = ("cffa",)) -> Any:
     """Read the configuration of a model, whose code is this package's or the library's own in any case.
 
@@ -131,7 +113,7 @@ def read_config(folder: Path, kinds: Sequence[str] = ("cffa",)) -> Any:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} has no {CONFIG}, so this is no checkpoint; give the folder that has one.")
-    values = read_json(folder / CONFIG)
+    values = read_object(folder / CONFIG)
     kind: Any = values.get("model_type")
     if kind not in kinds:
         held = f"a {re.sub(r'[^a-zA-Z0-9_.-]', '?', kind)[:60]} model" if isinstance(kind, str) else "no model"
@@ -199,7 +181,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    places = read_json(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise InputError(f"{index} names no files of weights; get the file again.")
     shards = [index.parent / name for name in sorted(set(places.values()))]

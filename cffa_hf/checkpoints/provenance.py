@@ -1,7 +1,6 @@
 """A checkpoint for evaluation or search, and where it and its results come from."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import CLIPProcessor
 
 from cffa_hf.checkpoints.opening import open_model
 from cffa_hf.errors import InputError
+from cffa_hf.json_files import read_object
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
 from cffa_hf.names import STATE_FILE
 
@@ -89,13 +89,11 @@ def read_selection(folder: Path) -> str:
     still lies beside, the weights are compared.
     """
     try:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "unknown"
-    if not isinstance(state, dict):
+        state = read_object(folder / STATE_FILE)
+    except InputError:
         return "unknown"
     best = state.get("best_model_checkpoint")
-    if not best:
+    if not isinstance(best, str) or not best:
         return "last epoch"
     best_name, chooser = Path(best).name, _chooser(state)
     if folder.name.startswith("checkpoint-"):

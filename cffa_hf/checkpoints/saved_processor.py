@@ -5,9 +5,9 @@ from typing import Any
 
 from transformers import AutoImageProcessor, CLIPProcessor, CLIPTokenizer
 
-from cffa_hf.checkpoints.folders import read_json
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError, one_line
+from cffa_hf.json_files import read_object
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -120,7 +120,7 @@ def _refuse_code(folder: Path, name: str) -> None:
     """Refuse a file that names code of its own, or another class than CLIP's."""
     if not (folder / name).is_file():
         return
-    values = read_json(folder / name)
+    values = read_object(folder / name)
     parts = [values, *(part for part in values.values() if isinstance(part, dict))]
     for part in parts:
         if part.get("auto_map") is not None:

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from cffa_hf.checkpoints.conversion import Conversion, convert, is_weights_file, summary
 from cffa_hf.checkpoints.tokenizer import CLIP_VOCABULARY, load_tokenizer, vocabulary_size
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, visible
 from cffa_hf.files import new_folder, write_text
 from cffa_hf.inputs.processor import build_processor
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
             ("dropped", conversion.dropped),
             ("newly initialised", conversion.fresh),
         ):
-            print("\n".join([f"{title}:", *(f"  {name}: {note}" for name, note in names.items())]))
+            print("\n".join([f"{title}:", *(visible(f"  {name}: {note}") for name, note in names.items())]))
     print(
         "model: images {} x {}, patches {} x {}".format(*config.image_size, *config.grid_size)
         + f", {config.context_length} tokens, embedding of {config.embedding_dim}"

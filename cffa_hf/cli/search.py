@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, visible
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.reporting.pictures import save_figure, search_figure
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps([dataclasses.asdict(result) for result in found], indent=1))
     else:
         for place, result in enumerate(found, start=1):
-            print(f"{place:>3}  {result.score:.4f}  {result.path}")
+            print(f"{place:>3}  {result.score:.4f}  {visible(result.path)}")
         if not found:
             print("no image passes the filters")
     if arguments.sheet and found:

@@ -16,6 +16,7 @@ from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.stream import StreamBatches
+from cffa_hf.errors import explained
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
 from cffa_hf.training.batches import selection_rows, training_stream
@@ -85,15 +86,17 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
         with args.main_process_first(desc="caching images"):
             for split in data.keys() & {"train", data_args.select_on}:
                 data[split] = cache_images(data[split], config.image_size)
-    trainer = (SearchTrainer if searching else CFFATrainer)(
-        model=model,
-        args=args,
-        train_dataset=training_data(found, data_args, args, config, processor),
-        eval_dataset=selection_rows(data, data_args.select_on, args),
-        processing_class=processor,
-        seen=seen,
-        mixture=found.mixture,
-    )
+    pairs = training_data(found, data_args, args, config, processor)
+    with explained("the Trainer refuses these settings", ImportError, ValueError):  # a package, a name of a back end
+        trainer = (SearchTrainer if searching else CFFATrainer)(
+            model=model,
+            args=args,
+            train_dataset=pairs,
+            eval_dataset=selection_rows(data, data_args.select_on, args),
+            processing_class=processor,
+            seen=seen,
+            mixture=found.mixture,
+        )
     if isinstance(trainer, SearchTrainer):
         trainer.search(search_subject(model_args, data_args, args, seen))
         return

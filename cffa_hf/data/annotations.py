@@ -20,7 +20,8 @@ from cffa_hf.data.rows import (
     shorten,
     validate_rows,
 )
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
+from cffa_hf.json_files import parse_json
 from cffa_hf.names import DEMO_MARKER
 
 logger = logging.getLogger(__name__)
@@ -231,14 +232,16 @@ def _record(spec: AnnotationFormat, row: int, entry: Any) -> Any:
 def read_json(file: Path) -> Any:
     """Read a JSON file; InputError says where it is damaged."""
     try:
-        return json.loads(file.read_bytes().decode("utf-8-sig"))
+        return parse_json(file.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{file}: no valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); the file is truncated "
             "or damaged: copy or unpack it again."
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: no valid JSON in UTF-8 ({error}); copy or unpack the file again.") from error
+    except ValueError as error:
+        raise InputError(
+            f"{file}: no valid JSON in UTF-8 ({one_line(error, 120)}); copy or unpack the file again."
+        ) from error
     except OSError as error:
         raise InputError(f"{file}: the file cannot be read ({error.strerror}); check its permissions.") from error
 

@@ -1,6 +1,5 @@
 """Which queries are hard: text-to-image metrics by length of the caption and by what it mentions."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cffa_hf.errors import InputError, one_line
+from cffa_hf.json_files import parse_json
 from cffa_hf.metrics.averages import per_query
 from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.names import ATTRIBUTES_FILE, METRICS
@@ -72,7 +72,7 @@ def attribute_groups(rows: datasets.Dataset) -> dict[str, Tensor]:
     if path is None:
         return {}
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         details = {line["file_path"]: line for line in lines}
         labels: list[set[str]] = []
         for file_path, captions in zip(rows["file_path"], rows["captions"], strict=True):

@@ -1,6 +1,5 @@
 """The folder of an ONNX export: the names of its files, and the record that describes them."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import file_digest
+from cffa_hf.json_files import read_json
 
 FORMAT = 1
 RECORD = "onnx.json"
@@ -55,7 +55,7 @@ def read_record(folder: Path) -> OnnxRecord:
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise ValueError("it is too large")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         found = values.get("format") if isinstance(values, dict) else None
         if isinstance(found, int) and found != FORMAT:
             raise InputError(f"{path} is of format {found}, but this version reads {FORMAT}; export the model again.")

@@ -1,6 +1,5 @@
 """An ONNX export at work: in the place of the model that it was made of."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.inference.onnx_format import CONFIG, IMAGE_TOWER, TEXT_TOWER, read_record
+from cffa_hf.json_files import read_object
 
 
 class OnnxTower:
@@ -119,7 +119,7 @@ class OnnxModel(nn.Module):
 
 def _read_config(folder: Path) -> CFFAConfig:
     try:
-        return CFFAConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        return CFFAConfig.from_dict(read_object(folder / CONFIG))
     except Exception as error:  # whatever a damaged file may raise in the library
         raise InputError(f"{folder / CONFIG} is damaged ({one_line(error, 200)}); export the model again.") from error
 

@@ -1,6 +1,6 @@
 """The sentences and tables of the cards: pure functions of what was recorded."""
 
-import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from cffa_hf.data.annotations import ANNOTATION_FORMATS, AnnotationFormat
 from cffa_hf.data.division import Division
 from cffa_hf.data.layouts import Layout
 from cffa_hf.names import DIRECTIONS, METRICS, hub_name
+from cffa_hf.publishing.markdown import code, escape, plain
 from cffa_hf.records.results import shared_sentence
 from cffa_hf.version import VERSION
 
+LARGEST = 10**15
 DIRECTIONS_IN_WORDS = {name: words.replace("-", " ") for name, words in DIRECTIONS.items()}
 # Rank-1, Rank-5, Rank-10 and mAP of the published implementation on the test splits, text to image.
 PUBLISHED_RESULTS = {
@@ -58,8 +60,8 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Say whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Say whether a value is a number that can be of a run: finite, and not of hundreds of digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def known_format(name: Any) -> AnnotationFormat | None:
@@ -82,6 +84,9 @@ def measured_splits(results: dict[str, Any]) -> list[dict[str, Any]]:
     """List the entries of results.json that hold metrics, each with its `split`: validation first, then test."""
     order = ("validation", "test")
     parts = [{"split": str(key), **mapping(part)} for key, part in mapping(results.get("splits")).items()]
+    for part in parts:
+        part["split"] = str(part["split"])
+        part["dataset"] = part["dataset"] if isinstance(part.get("dataset"), str) else None
     parts = [part for part in parts if any(mapping(part.get(direction)) for direction in DIRECTIONS)]
     return sorted(parts, key=lambda part: order.index(part["split"]) if part["split"] in order else len(order))
 
@@ -91,10 +96,10 @@ def table_cell(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, list):
-        return " x ".join(table_cell(item) for item in value)
+        return " x ".join(table_cell(item) for item in value[:10])
     if isinstance(value, float):
         return f"{value:g}"
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return escape(value)
 
 
 def counted(value: Any) -> str:
@@ -122,7 +127,8 @@ def origin_sentence(record: dict[str, Any], spec: AnnotationFormat | None, rende
     if not record:
         return f"It is a {method} model. The record of its training is not part of this publication."
     start = record.get("init_from")
-    base = f"[{start}](https://huggingface.co/{start})" if hub_name(start) else f"the checkpoint `{start}`"
+    hub = hub_name(start)
+    base = f"[{escape(hub)}](https://huggingface.co/{hub})" if hub else f"the checkpoint {code(start)}"
     made = f"It is {base}, fine-tuned with {method}" if start else f"It was trained from random weights with {method}"
     return f"{made} on {dataset_phrase(mapping(record.get('dataset')).get('name'), spec, rendered)}."
 
@@ -135,8 +141,8 @@ def dataset_phrase(name: Any, spec: AnnotationFormat | None, rendered: bool) -> 
         return spec.folder
     hub = hub_name(name)
     if hub:
-        return f"[{hub}](https://huggingface.co/datasets/{hub})"
-    return f"the data set `{name}`" if name else "data that the record does not name"
+        return f"[{escape(hub)}](https://huggingface.co/datasets/{hub})"
+    return f"the data set {code(name)}" if name else "data that the record does not name"
 
 
 def headline(measured: list[dict[str, Any]]) -> str:
@@ -149,7 +155,7 @@ def headline(measured: list[dict[str, Any]]) -> str:
     text = (
         f"Of the {counted(counts.get('captions'))} captions" if is_number(counts.get("captions")) else "Of the captions"
     )
-    text += f" of the {part['split']} split, **{rank1:.1f}%** find an image of the person described at the first place"
+    text += f" of the {escape(part['split'])} split, **{rank1:.1f}%** find an image of the person described at the first place"
     text += f" and {rank10:.1f}% within the first ten" if is_number(rank10) else ""
     return text + (f", among {counted(counts['images'])} images." if is_number(counts.get("images")) else ".")
 
@@ -161,7 +167,7 @@ def wrong_answers(measured: list[dict[str, Any]]) -> str:
         return "How often its first answer is the wrong person has not been measured."
     part, rank1 = found
     return (
-        f"Even on the {part['split']} split, whose images resemble those it learnt from, its first answer is another "
+        f"Even on the {escape(part['split'])} split, whose images resemble those it learnt from, its first answer is another "
         f"person in {100 - rank1:.0f} of 100 searches."
     )
 
@@ -172,7 +178,8 @@ def result_rows(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for part in measured:
         sizes = [counted(mapping(part.get("counts")).get(name)) for name in ("captions", "images")]
-        split = f"{table_cell(part.get('dataset'))}, {part['split']}" if several else part["split"]
+        split = escape(part["split"])
+        split = f"{table_cell(part.get('dataset'))}, {split}" if several else split
         for direction, title in DIRECTIONS_IN_WORDS.items():
             metrics = mapping(part.get(direction))
             if metrics:
@@ -225,7 +232,7 @@ def data_section(dataset: dict[str, Any], spec: AnnotationFormat | None, rendere
     if not splits:
         return None
     rows = [
-        [name, *(counted(counts.get(what)) for what in ("identities", "images", "captions"))]
+        [escape(name), *(counted(counts.get(what)) for what in ("identities", "images", "captions"))]
         for name, counts in splits.items()
     ]
     text = (
@@ -237,7 +244,7 @@ def data_section(dataset: dict[str, Any], spec: AnnotationFormat | None, rendere
 def division_sentence(recorded: Any) -> str:
     """Say how the people of the data were divided, from what is recorded of it; empty if that is nothing."""
     try:
-        return Division.model_validate(recorded).sentence
+        return escape(Division.model_validate(recorded).sentence)
     except ValidationError:
         return ""
 
@@ -245,7 +252,7 @@ def division_sentence(recorded: Any) -> str:
 def shared_sentences(measured: list[dict[str, Any]]) -> list[str]:
     """Say of each measured split what it shares with the checkpoint's training, if anything."""
     found = [(part["split"], shared_sentence(part)) for part in measured if part.get("shared")]
-    return [f"{table_cell(split)}: {sentence}" for split, sentence in found if sentence]
+    return [f"{escape(split)}: {escape(sentence)}" for split, sentence in found if sentence]
 
 
 def setting_rows(record: dict[str, Any]) -> list[list[str]] | None:
@@ -255,7 +262,7 @@ def setting_rows(record: dict[str, Any]) -> list[list[str]] | None:
     rows = []
     for setting in map(mapping, record["settings"]):
         cells = [table_cell(setting.get(name)) for name in ("value", "published", "help")]
-        rows.append([f"`{setting.get('name')}`", *cells])
+        rows.append([code(setting.get("name")), *cells])
     return rows
 
 
@@ -265,7 +272,7 @@ def training_facts(record: dict[str, Any]) -> list[list[str]]:
     package = mapping(record.get("package"))
     facts = {}
     if is_number(training.get("steps")):
-        length = f"{training['steps']:,} steps of {counted(training.get('pairs_per_step'))} pairs"
+        length = f"{counted(training['steps'])} steps of {counted(training.get('pairs_per_step'))} pairs"
         facts["Length"] = f"{length}, {table_cell(training.get('epochs'))} epochs"
     if training.get("selected_on") == "test":
         facts["Chosen on"] = "the test split, so results on it are too good"
@@ -274,17 +281,18 @@ def training_facts(record: dict[str, Any]) -> list[list[str]]:
             " since it was last resumed" if training.get("resumed") else ""
         )
     if "device" in machine:
-        facts["Device"] = f"{machine['device']}; {machine.get('precision', 'unknown precision')}"
+        facts["Device"] = escape(f"{machine['device']}; {machine.get('precision', 'unknown precision')}")
     if is_number(training.get("seed")):
         facts["Seed"] = str(training["seed"])
     versions = [f"{name} {value}" for name, value in machine.items() if name not in ("device", "precision", "system")]
     if versions:
-        facts["Environment"] = ", ".join([*versions, str(machine.get("system", ""))]).rstrip(", ")
+        named = [*map(plain, versions[:20]), plain(machine.get("system", ""))]
+        facts["Environment"] = ", ".join(map(escape, named)).rstrip(", ")
     if package:
-        commit = f", commit `{package['commit']}`" if package.get("commit") else ""
+        commit = f", commit {code(package['commit'])}" if package.get("commit") else ""
         changed = " with uncommitted changes" if package.get("uncommitted_changes") else ""
-        facts["Made with"] = f"cffa_hf {package.get('version', '')}{commit}{changed}"
-    return [[name, table_cell(value)] for name, value in facts.items()]
+        facts["Made with"] = f"cffa_hf {escape(package.get('version', ''))}{commit}{changed}"
+    return [[name, value] for name, value in facts.items()]
 
 
 def duration(seconds: float) -> str:
@@ -345,7 +353,8 @@ def model_licence(spec: AnnotationFormat | None, rendered: bool, repo_id: str) -
 def citations(record: dict[str, Any], spec: AnnotationFormat | None, rendered: bool) -> list[str]:
     """Collect what should be cited: this package, the data and CLIP."""
     commit = mapping(record.get("package")).get("commit")
-    note = f"version {VERSION}" + (f", commit {commit[:12]}" if isinstance(commit, str) else "")
+    known = isinstance(commit, str) and re.fullmatch("[0-9a-f]{7,64}", commit)
+    note = f"version {VERSION}" + (f", commit {str(commit)[:12]}" if known else "")
     own = f"@software{{cffa_hf,\n  title = {{cffa_hf: text-based person retrieval with CFFA}},\n  note = {{{note}}}\n}}"
     entries = [own]
     if spec and not rendered:

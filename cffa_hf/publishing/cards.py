@@ -21,6 +21,7 @@ from cffa_hf.publishing.card_text import (
     mapping,
     measured_splits,
 )
+from cffa_hf.publishing.markdown import escape, plain, target
 from cffa_hf.records.files import read_record
 from cffa_hf.version import VERSION
 
@@ -98,8 +99,8 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         repo_id=repo_id,
         origin=text.origin_sentence(record, spec, rendered),
         headline=text.headline(measured),
-        ranking=first_picture(folder, "*ranking.png"),
-        cmc=first_picture(folder, "*cmc.png"),
+        ranking=target(first_picture(folder, "*ranking.png") or ""),
+        cmc=target(first_picture(folder, "*cmc.png") or ""),
         curves=first_picture(folder, TRAINING_PICTURE),
         example=text.EXAMPLE_RENDERED if rendered else text.EXAMPLE,
         height=config.image_size[0],
@@ -188,9 +189,9 @@ def evaluation_results(measured: list[dict[str, Any]], rendered: bool) -> list[E
                         EvalResult(
                             task_type=f"{words.replace(' ', '-')}-retrieval",
                             task_name=f"Person retrieval, {words}",
-                            dataset_type="rendered-demo" if demo else str(part.get("dataset")),
-                            dataset_name=title or str(part.get("dataset")),
-                            dataset_split=part["split"],
+                            dataset_type="rendered-demo" if demo else plain(part.get("dataset")),
+                            dataset_name=title or plain(part.get("dataset")),
+                            dataset_split=plain(part["split"]),
                             metric_type=name,
                             metric_name=metric,
                             metric_value=round(metrics[name], 2),
@@ -230,7 +231,7 @@ def dataset_card(
         license="apache-2.0" if rendered else "other" if real else None,
         license_name="research-only" if real else None,
         license_link=f"https://huggingface.co/datasets/{repo_id}#origin-and-licence" if real else None,
-        pretty_name=text.dataset_title(name, spec, rendered),
+        pretty_name=plain(text.dataset_title(name, spec, rendered)),
         size_categories=next((text for limit, text in sizes.items() if images < limit), "1M<n<10M"),
         configs=[{"config_name": "default", "data_files": files}],
         tags=["text-based-person-retrieval", "person-search", "person-re-identification"],
@@ -239,16 +240,16 @@ def dataset_card(
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATES / "dataset_card.md"),
-        name=text.dataset_title(name, spec, rendered),
+        name=escape(text.dataset_title(name, spec, rendered)),
         repo_id=repo_id,
         rendered=rendered,
         known_source=real is not None,
         warning=text.licence_warning(real),
         counts=[
-            [split, *(text.counted(counts[what]) for what in ("identities", "images", "captions"))]
+            [escape(split), *(text.counted(counts[what]) for what in ("identities", "images", "captions"))]
             for split, counts in splits.items()
         ],
-        division=division,
+        division=escape(division),
         origin=text.dataset_origin(spec, rendered),
         begin_notes=BEGIN_NOTES,
         end_notes=END_NOTES,

@@ -5,6 +5,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cffa_hf.publishing.card_text import is_number
+
 
 def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> bool:
     """Draw loss terms and the metrics of validation, or of the test split that chose, over the epochs into a PNG.
@@ -23,7 +25,7 @@ def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> boo
         "loss_identity": ("identity", "#c2410c", 1.3),
         "loss_mlm": ("masked words", "#8250df", 1.3),
     }
-    on_test = any("eval_test_rank1" in entry for entry in log_history)
+    on_test = any(isinstance(entry, dict) and "eval_test_rank1" in entry for entry in log_history)
     prefix = "eval_test_" if on_test else "eval_"
     metrics = {
         f"{prefix}rank1": ("Rank-1, text to image", "#0b6bcb", "-"),
@@ -58,5 +60,6 @@ def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> boo
 
 
 def points(log_history: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
-    """Collect (epoch, value) of one logged name."""
-    return [(entry["epoch"], entry[name]) for entry in log_history if name in entry and "epoch" in entry]
+    """Collect (epoch, value) of one logged name, as far as both are numbers."""
+    found = [(entry.get("epoch"), entry.get(name)) for entry in log_history if isinstance(entry, dict)]
+    return [(epoch, value) for epoch, value in found if is_number(epoch) and is_number(value)]

@@ -1,12 +1,12 @@
 """Output folders, checked before a long run starts, and JSON records that are read back."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from cffa_hf.errors import InputError, one_line
+from cffa_hf.errors import InputError
+from cffa_hf.json_files import read_object
 
 
 def make_output_folder(folder: str | os.PathLike[str]) -> Path:
@@ -31,14 +31,4 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file is there but no JSON object.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as JSON ({one_line(error)}); write it again, or remove it."
-        ) from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: must hold a JSON object; write it again, or remove it.")
-    return record
+    return read_object(path, "write it again, or remove it") if os.path.lexists(path) else {}

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cffa_hf.checkpoints.provenance import Checkpoint
+from cffa_hf.errors import InputError
 from cffa_hf.files import write_text
+from cffa_hf.json_files import read_json
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
@@ -94,8 +96,8 @@ def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
     folder = Path(folder)
     found = [path for pattern in RESULT_FILES for path in sorted(folder.glob(pattern))]
     try:
-        measured = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["checkpoint"]["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        measured = read_json(folder / RESULTS)["checkpoint"]["weights_sha256"]
+    except (InputError, KeyError, TypeError):
         measured = None
     if not found or measured == weights_sha256:
         return None
@@ -131,10 +133,10 @@ def read_splits(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _earlier_splits(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         same = found["format"] == FORMAT and found["checkpoint"]["weights_sha256"] == checkpoint.weights_sha256
         return dict(found["splits"]) if same else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError):
         return {}
 
 
@@ -208,8 +210,8 @@ def shared_sentence(entry: Mapping[str, Any]) -> str:
     if not isinstance(shared, list):
         return "What the checkpoint was trained on is not recorded, so shared people could not be found."
     parts = [
-        f"{part['people']:,} people and {part['images']:,} images that the checkpoint was {part['role']} on"
-        for part in shared
-        if isinstance(part, Mapping) and all(isinstance(part.get(name), int) for name in ("people", "images"))
+        f"{part['people']:,} people and {part['images']:,} images that the checkpoint was {part.get('role')} on"
+        for part in shared[:10]
+        if isinstance(part, Mapping) and all(type(part.get(name)) is int for name in ("people", "images"))
     ]
     return f"NOT A FAIR TEST: this split shares {' and '.join(parts)}; its results are too good."

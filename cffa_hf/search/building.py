@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import re
 import shutil
 import warnings
@@ -22,6 +21,7 @@ from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
 from cffa_hf.inputs.packed import read_stored
+from cffa_hf.json_files import parse_json
 from cffa_hf.search.filters import to_number
 from cffa_hf.search.folders import find_changes, find_images
 from cffa_hf.search.header import HEADER, write_header
@@ -224,7 +224,7 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, Any]]:
         if not path.is_file() or path.stat().st_size > LARGEST:
             raise InputError(f"{path}: there is no file of metadata of at most {LARGEST // 2**20} MiB.")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file) if path.suffix.lower() == ".csv" else map(json.loads, file)
+            rows = csv.DictReader(file) if path.suffix.lower() == ".csv" else map(parse_json, file)
             for number, row in enumerate(rows, start=1):
                 name = row.pop("file_name", None) if isinstance(row, dict) else None
                 if not isinstance(name, str) or None in row:

@@ -1,7 +1,6 @@
 """The header of a saved gallery: written last, atomically, it says which files belong together and which model made them."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
 from cffa_hf.inference.embedder import Embedder
+from cffa_hf.json_files import read_json
 
 FORMAT = 3
 HEADER = "gallery.json"
@@ -85,7 +85,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"{HEADER} is larger than {LARGEST // 2**20} MiB")
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = read_json(path)
         if not isinstance(header, dict) or header.get("format") not in (1, 2, FORMAT):
             raise ValueError("its format is unknown")
     except (OSError, ValueError, RecursionError) as error:

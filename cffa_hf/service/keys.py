@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, keep_secret
 
 KEY_VARIABLE = "CFFA_HF_SERVICE_KEY"
 SHORTEST = 16
@@ -26,6 +26,8 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> tuple[str, .
     found: list[tuple[str, str]] = []
     if file is not None:
         try:
+            if file.exists() and not file.is_file():
+                raise OSError(f"{file} is no regular file")
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: the keys cannot be read; name a text file with one key a line.") from error
@@ -41,6 +43,7 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> tuple[str, .
                 f"{place}: a key needs at least {SHORTEST} ASCII characters without spaces; "
                 "`openssl rand -hex 32` makes a good one."
             )
+    keep_secret(*(key for _, key in found))
     return tuple(key for _, key in found)
 
 

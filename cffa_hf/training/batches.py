@@ -15,6 +15,7 @@ from cffa_hf.data.pairs import PairDataset
 from cffa_hf.data.shards import ShardFolder
 from cffa_hf.data.stream import StreamBatches
 from cffa_hf.errors import InputError
+from cffa_hf.names import IMAGE_TO_TEXT, METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,27 @@ def selection_rows(
     metric = str(args.metric_for_best_model).removeprefix("eval_").removeprefix("test_")
     args.metric_for_best_model = f"eval_test_{metric}"
     return {"test": data["test"]}
+
+
+def check_best_metric(args: CFFATrainingArguments, eval_dataset: Any) -> None:
+    """Refuse a metric for the best checkpoint that the evaluations of a run do not have, before it begins.
+
+    Args:
+        args: Of the run.
+        eval_dataset: Validation split, or splits by name; None: there is none.
+
+    Raises:
+        InputError: Naming the metrics that there are.
+    """
+    if eval_dataset is None or args.metric_for_best_model is None:
+        return
+    parts = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
+    known = [part + direction + metric for part in parts for direction in ("", IMAGE_TO_TEXT) for metric in METRICS]
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise InputError(
+            f"metric_for_best_model is {args.metric_for_best_model[:80]!r}, but the evaluations of this run have "
+            f"{', '.join(f'eval_{name}' for name in known[:10])}."
+        )
 
 
 def fit_arguments(args: CFFATrainingArguments, pairs: Any, eval_dataset: Any) -> None:

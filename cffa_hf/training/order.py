@@ -15,6 +15,7 @@ from cffa_hf.data.stream import StreamBatches
 from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError
 from cffa_hf.files import write_text
+from cffa_hf.json_files import read_object
 from cffa_hf.names import ORDER_RECORD
 from cffa_hf.training.lora import training_model
 from cffa_hf.training.resume_checks import CannotResume
@@ -145,7 +146,7 @@ def check_order_to_resume(checkpoint: str | Path, record: dict[str, Any]) -> Non
     """
     path = Path(checkpoint) / ORDER_RECORD
     try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        before = read_object(path) if path.is_file() else {}
         before = {str(name): dict(value) for name, value in before.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CannotResume(

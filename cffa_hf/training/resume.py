@@ -1,6 +1,5 @@
 """Checkpoints that are whole: which ones a run can go on from."""
 
-import json
 import logging
 import zipfile
 from pathlib import Path
@@ -9,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cffa_hf.errors import InputError
+from cffa_hf.json_files import read_json, read_object
 from cffa_hf.names import STATE_FILE
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ def flaw_of(folder: str | Path) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        step = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
-    except FileNotFoundError:
-        return f"it has no {STATE_FILE}"
-    except (OSError, ValueError, KeyError, TypeError):
+        if not (folder / STATE_FILE).exists():
+            return f"it has no {STATE_FILE}"
+        step = read_json(folder / STATE_FILE)["global_step"]
+    except (InputError, KeyError, TypeError):
         return f"its {STATE_FILE} cannot be read"
     if not isinstance(step, int):
         return f"its {STATE_FILE} names no step"
@@ -63,7 +63,7 @@ def opens(path: Path) -> bool:
         if path.suffix in (".pt", ".pth", ".bin"):
             return zipfile.is_zipfile(path)
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            read_json(path)
     except (OSError, ValueError, SafetensorError):
         return False
     return True
@@ -72,7 +72,7 @@ def opens(path: Path) -> bool:
 def missing_shard(folder: Path) -> str | None:
     """Name a file that an index of weights lists and that is not there."""
     for index in folder.glob("*.index.json"):
-        for shard in sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())):
+        for shard in sorted(set(map(str, dict(read_object(index).get("weight_map") or {}).values()))):
             if not (folder / shard).is_file():
                 return f"its {shard} is missing"
     return None

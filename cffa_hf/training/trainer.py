@@ -33,7 +33,13 @@ from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.publishing.model import open_run_repository, publish_run
 from cffa_hf.records.results import set_aside_results
 from cffa_hf.training.batch_loss import BatchLoss, of_the_model
-from cffa_hf.training.batches import fit_arguments, pair_collator, training_pairs, training_transform_of
+from cffa_hf.training.batches import (
+    check_best_metric,
+    fit_arguments,
+    pair_collator,
+    training_pairs,
+    training_transform_of,
+)
 from cffa_hf.training.consensus import ConsensusDivision
 from cffa_hf.training.cpu_memory import kept_memory
 from cffa_hf.training.distributed import process_count, synchronise_batch_norm
@@ -98,6 +104,7 @@ class CFFATrainer(OrderedTrainer):
             data_collator = data_collator or pair_collator(processing_class)
             training_transform = training_transform or training_transform_of(args, config, processing_class)
         fit_arguments(args, train_dataset, eval_dataset)
+        check_best_metric(args, eval_dataset)
         if args.precision == "published":
             use_published_precision(model)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, keep_secret
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 SECRET = {"password", "sslpassword", "api_key", "api-key"}
@@ -63,6 +63,7 @@ def parse_address(address: str) -> ServerAddress:
     netloc = user.partition(":")[0] + at + place
     query = urlencode([(key, value) for key, value in hidden if key.lower() not in SECRET])
     secrets = {given or "", unquote(given or ""), *(value for key, value in hidden if key.lower() in SECRET)} - {""}
+    keep_secret(*secrets)
     public = urlunsplit(parts._replace(netloc=netloc, query=query, fragment=""))
     if parts.scheme and not netloc:  # an address of the machine itself keeps its three strokes
         public = public.replace(":/", ":///", 1)
