@@ -5,6 +5,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cffa_hf.files import new_file
+
 
 def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> bool:
     """Draw loss terms and the metrics of validation, or of the test split that chose, over the epochs into a PNG.
@@ -53,7 +55,8 @@ def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> boo
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Software": None})
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
     return True
 
 

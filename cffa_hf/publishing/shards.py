@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
-from cffa_hf.files import write_text
+from cffa_hf.files import new_file, write_text
 from cffa_hf.inputs.packed import file_of, read_stored, shard_of, stored_size
 
 SHARD_BYTES = 256 * 2**20
@@ -70,16 +70,14 @@ def write_shard(rows: Dataset, begin: int, sizes: np.ndarray, path: Path) -> Non
     """
     features = rows.features.copy()
     features["image"] = Image()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(
+    with (
+        new_file(path) as partial,
+        pq.ParquetWriter(
             partial, features.arrow_schema, use_content_defined_chunking=True, write_page_index=True
-        ) as writer:
-            for first, last in cut(sizes, GROUP_BYTES):
-                writer.write_table(with_bytes(rows, begin + first, begin + last, features.arrow_schema))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        ) as writer,
+    ):
+        for first, last in cut(sizes, GROUP_BYTES):
+            writer.write_table(with_bytes(rows, begin + first, begin + last, features.arrow_schema))
 
 
 def with_bytes(rows: Dataset, begin: int, end: int, schema: pa.Schema) -> pa.Table:

@@ -93,6 +93,7 @@ def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
     """
     folder = Path(folder)
     found = [path for pattern in RESULT_FILES for path in sorted(folder.glob(pattern))]
+    found.sort(key=lambda path: path.name == RESULTS)  # last: killed in between, the next attempt knows whose they are
     try:
         measured = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["checkpoint"]["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -101,8 +102,8 @@ def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
         return None
     name = measured[:8] if isinstance(measured, str) and measured[:8].isalnum() else "unknown"
     names = (f"results-{name}" + (f"-{number}" if number else "") for number in count())
-    target = next(folder / each for each in names if not (folder / each).exists())
-    target.mkdir()
+    target = next(folder / each for each in names if not any((folder / each / path.name).exists() for path in found))
+    target.mkdir(exist_ok=True)
     for path in found:
         path.rename(target / path.name)
     print(f"{folder}: {len(found)} files of results that were measured on other weights are now in {target.name}/")
