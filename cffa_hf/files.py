@@ -121,7 +121,9 @@ def new_file(path: str | Path, *, remedy: str = "choose another place", one_of_m
 
 
 @contextmanager
-def new_folder(target: str | Path, *, over: bool = False) -> Iterator[Path]:
+def new_folder(
+    target: str | Path, *, over: bool = False, remedy: str = "choose another place"
+) -> Iterator[Path]:
     """Fill a folder beside its place, and rename it when it is complete; one program at a time.
 
     What a killed attempt for the same target left behind is removed.
@@ -129,6 +131,7 @@ def new_folder(target: str | Path, *, over: bool = False) -> Iterator[Path]:
     Args:
         target: A path that is free, or an empty folder.
         over: Replace the folder that is there.
+        remedy: As for `write_text`.
 
     Raises:
         InputError: If something is there, another program writes it, or the folder cannot be written.
@@ -154,7 +157,7 @@ def new_folder(target: str | Path, *, over: bool = False) -> Iterator[Path]:
     except Exception as error:
         if not _is_of_writing(error):
             raise
-        raise _unwritable(target, error) from error
+        raise _unwritable(target, error, remedy) from error
 
 
 def complete(folder: str | Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from cffa_hf.data.caching import writable_cache
+from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.pairs import pixel_column
 from cffa_hf.errors import InputError
 from cffa_hf.files import new_folder
@@ -57,7 +57,7 @@ def cache_images(
         pixels = _open(folder, len(rows))
         if pixels is None:
             check_space(folder, len(rows), image_size)
-            with new_folder(folder, over=True) as unfinished:
+            with new_folder(folder, over=True, remedy=REMEDY) as unfinished:
                 path = unfinished / PIXELS
                 write_pixels(images, image_size, path, workers or min(16, os.cpu_count() or 1), progress)
             pixels = datasets.Dataset.from_file(str(folder / PIXELS))

@@ -15,7 +15,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
-from cffa_hf.data.caching import writable_cache
+from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
 from cffa_hf.data.processes import ordered_map, processor_count
 from cffa_hf.files import new_file, replace_folder
@@ -129,7 +129,7 @@ def _write_part(shared: tuple[Dataset, CLIPTokenizer, int, int], part: tuple[int
     ends, ids = _as_arrays(caption_lists(captions, start, end).flatten().to_pylist(), tokenizer, context_length)
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
     batch = pa.record_batch({"input_ids": column})
-    with new_file(path) as partial, partial.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with new_file(path, remedy=REMEDY) as partial, partial.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
     return end - start
 

@@ -168,6 +168,6 @@ def _check_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise InputError(
-            f"{folder}: the Parquet files need {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; make room, or "
-            "set HF_DATASETS_CACHE to another disk."
+            f"{folder}: the Parquet files need {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; make room, "
+            "or set HF_DATASETS_CACHE, or the folder of a dry run, to another disk."
         )

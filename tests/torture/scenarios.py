@@ -130,7 +130,7 @@ def _answers(work: Path) -> dict[str, float] | str:
     if status:
         refused = status == 2 and text.count("error: ") == 1 and "Traceback" not in text
         return f"refused: {text.strip()[-300:]}" if refused else f"status {status}: {text[-2000:]}"
-    return {entry["path"]: round(entry["score"], 5) for entry in json.loads(text[text.index("[\n") :])}
+    return {entry["path"]: round(entry["score"], 5) for entry in json.loads(text[("\n" + text).index("\n[") :])}
 
 
 def _gallery_problem(work: Path, old: dict[str, Any], new: dict[str, Any]) -> str | None:
