@@ -11,7 +11,7 @@ MODULES = {
 }
 # The floors: a room imports itself and the floors above it; nothing beside it, nothing below.
 FLOORS = [
-    "errors version names files json_files command_line matrix_product precision configuration_cffa losses loss_terms",
+    "errors version names locks files json_files command_line matrix_product precision configuration_cffa losses loss_terms",
     "modeling_cffa inputs metrics demo cpu_layers",
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search",
@@ -20,10 +20,11 @@ FLOORS = [
     "cli __init__",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-# Within the first floor: the guard, the writer of files and the precision know the errors, the terms the losses.
+# Within the first floor: the guard, the locks, the writer of files and the precision know the errors, the terms the losses.
 STEPS = {
-    "files": {"errors"},
     "json_files": {"errors"},
+    "locks": {"errors"},
+    "files": {"errors", "locks"},
     "loss_terms": {"losses"},
     "precision": {"errors"},
     "command_line": {"errors", "version"},

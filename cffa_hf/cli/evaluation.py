@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from cffa_hf.arguments.evaluation import EvaluationArguments, parse_evaluation_arguments
+from cffa_hf.arguments.evaluation import EvaluationArguments, EvaluationRun, parse_evaluation_arguments
 from cffa_hf.checkpoints.provenance import Checkpoint, open_checkpoint
 from cffa_hf.command_line import run_guarded
 from cffa_hf.data.seen import dataset_fingerprint, read_seen
@@ -13,6 +14,7 @@ from cffa_hf.evaluation.slices import query_groups, slice_metrics
 from cffa_hf.evaluation.split import EvaluationSplit, load_split
 from cffa_hf.evaluation.stress import stress
 from cffa_hf.inference.embedder import Embedder
+from cffa_hf.locks import folder_lock
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.names import RESULTS
@@ -34,6 +36,8 @@ from cffa_hf.reporting.sections import overview, sections
 from cffa_hf.reporting.split_figures import draw_figures
 from cffa_hf.reporting.tables import format_table
 
+EVALUATION_LOCK = ".evaluation"
+
 
 def main(words: Sequence[str] | None = None) -> None:
     """Embed each dataset's split, rank, and write and print what was asked for.
@@ -53,6 +57,25 @@ def main(words: Sequence[str] | None = None) -> None:
     # Before hours of encoding: both models go with the precision.
     precision, *_ = [computed_in(opened, options) for opened in (checkpoint, other) if opened]
     output_dir = make_output_folder(options.output_dir or checkpoint.output_dir)
+    with folder_lock(
+        output_dir, output_dir / EVALUATION_LOCK, what="is being evaluated into", remedy="give another --output_dir"
+    ):
+        evaluate(run, checkpoint, other, precision, output_dir)
+
+
+def evaluate(
+    run: EvaluationRun, checkpoint: Checkpoint, other: Checkpoint | None, precision: str, output_dir: Path
+) -> None:
+    """Evaluate on each dataset into a folder that is locked.
+
+    Args:
+        run: What was asked for.
+        checkpoint: What is evaluated.
+        other: What it is compared with.
+        precision: That it computes in.
+        output_dir: Where results, figures and report are written.
+    """
+    options = run.options
     earlier = read_splits(output_dir, checkpoint)
     entries: dict[str, dict[str, Any]] = {}
     figures: dict[str, list[ReportFigure]] = {}

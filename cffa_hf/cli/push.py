@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from cffa_hf.command_line import CommandParser, run_guarded
+from cffa_hf.files import new_folder
 from cffa_hf.publishing.model import dry_run_model, publish_model
 from cffa_hf.publishing.space import SPACES, publish_space, write_space_folder
 
@@ -46,7 +46,8 @@ def main(words: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
 
     if args.dry_run and args.space:
-        write_space_folder(args.space, Path(args.dry_run), **parts)
+        with new_folder(args.dry_run) as folder:
+            write_space_folder(args.space, folder, **parts)
     elif args.dry_run:
         dry_run_model(
             args.checkpoint, args.dry_run, args.repo_id, private=args.private, with_pictures=args.with_pictures

@@ -12,11 +12,12 @@ from cffa_hf.data.layouts import layout_named
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError
+from cffa_hf.files import complete, replace_folder
 from cffa_hf.names import SEEN_RECORD, public_name
 from cffa_hf.publishing.card_text import known_format, licence_warning
 from cffa_hf.publishing.client import check_repo_id
-from cffa_hf.publishing.dataset import publish_dataset, working_folder, write_dataset_folder
-from cffa_hf.publishing.folders import is_earlier, replace_folder
+from cffa_hf.publishing.dataset import publish_dataset, write_dataset_folder
+from cffa_hf.publishing.folders import is_earlier, working_folder
 
 
 def add_parser(subparsers: Any) -> None:
@@ -97,7 +98,9 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
         out = Path(arguments.dry_run).absolute()
         with working_folder(out.with_name(f".{out.name}.unfinished")) as work:
             write_dataset_folder(data, work / "out", name, arguments.repo_id, rendered=rendered)
-            replace_folder(work / "out", out, mark="data")
+            complete(work / "out")
+            is_earlier(out, mark="data")  # what is there may have changed meanwhile
+            replace_folder(work / "out", out)
         print(f"{arguments.dry_run} holds what would be published as {arguments.repo_id}")
     else:
         print(publish_dataset(data, name, arguments.repo_id, rendered=rendered, public=arguments.public).commit_url)

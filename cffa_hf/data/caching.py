@@ -6,6 +6,8 @@ from pathlib import Path
 
 from cffa_hf.errors import InputError
 
+REMEDY = "set HF_DATASETS_CACHE to another disk"
+
 
 @contextmanager
 def writable_cache(folder: Path) -> Iterator[None]:
@@ -19,6 +21,5 @@ def writable_cache(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{folder}: the cache cannot be written ({error.strerror or error}); make room, or set HF_DATASETS_CACHE to "
-            "another disk."
+            f"{folder}: the cache cannot be written ({error.strerror or error}); make room, or {REMEDY}."
         ) from error

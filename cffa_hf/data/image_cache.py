@@ -10,12 +10,18 @@ from typing import Any
 
 import datasets
 import PIL
+import pyarrow as pa
+from filelock import FileLock
 from tqdm.auto import tqdm
 
+from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.pairs import pixel_column
 from cffa_hf.errors import InputError
+from cffa_hf.files import new_folder
 from cffa_hf.inputs.images import load_pixels
 from cffa_hf.inputs.packed import file_of
+
+PIXELS = "pixels.arrow"
 
 
 def cache_images(
@@ -46,13 +52,25 @@ def cache_images(
     column = pixel_column(image_size)
     images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     digest = image_fingerprint(images, image_size)
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_images" / f"{digest}.arrow"
-    if not path.exists():
-        check_space(path, len(rows), image_size)
-        write_pixels(images, image_size, path, workers or min(16, os.cpu_count() or 1), progress)
-    return datasets.concatenate_datasets(
-        [rows, datasets.Dataset.from_file(str(path)).rename_column("pixels", column)], axis=1
-    )
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_images" / digest
+    with writable_cache(folder.parent), FileLock(f"{folder}.lock"):
+        pixels = _open(folder, len(rows))
+        if pixels is None:
+            check_space(folder, len(rows), image_size)
+            with new_folder(folder, over=True, remedy=REMEDY) as unfinished:
+                path = unfinished / PIXELS
+                write_pixels(images, image_size, path, workers or min(16, os.cpu_count() or 1), progress)
+            pixels = datasets.Dataset.from_file(str(folder / PIXELS))
+    return datasets.concatenate_datasets([rows, pixels.rename_column("pixels", column)], axis=1)
+
+
+def _open(folder: Path, count: int) -> datasets.Dataset | None:
+    """Open a cache; None if there is none, or a disk has lost something of it."""
+    try:
+        found = datasets.Dataset.from_file(str(folder / PIXELS))
+    except (OSError, pa.ArrowException):
+        return None
+    return found if len(found) == count else None
 
 
 def image_fingerprint(images: datasets.Dataset, image_size: tuple[int, int]) -> str:
@@ -97,7 +115,7 @@ def check_space(path: Path, count: int, image_size: tuple[int, int]) -> None:
 def write_pixels(
     images: datasets.Dataset, image_size: tuple[int, int], path: Path, workers: int, progress: bool
 ) -> None:
-    """Decode and resize all images into an Arrow file, atomically.
+    """Decode and resize all images into an Arrow file.
 
     Raises:
         InputError: An image cannot be read, or the file cannot be written.
@@ -121,7 +139,7 @@ def write_pixels(
                 remove_columns=["image"],
                 features=features,
                 cache_file_name=str(path),
-                new_fingerprint=path.stem[:16],
+                new_fingerprint=path.parent.name.strip(".")[:16],
                 desc="caching images",
             )
     except OSError as error:

@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from cffa_hf.data.caching import writable_cache
+from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
 from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import Layout
@@ -73,7 +73,7 @@ def cached_rows(
                     return _open(target)
                 except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # a disk has lost something
                     shutil.rmtree(target)
-            with new_folder(target) as unfinished:
+            with new_folder(target, remedy=REMEDY) as unfinished:
                 _build(layout, folder, list(files), check_files, unfinished)
             return _open(target)
 
@@ -94,7 +94,7 @@ def _content_digest(file: Path, cache: Path) -> str:
     name = hashlib.sha256(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:32]
     known = cache / f"{name}.digest"
     if not known.is_file():
-        write_text(known, file_digest(file))
+        write_text(known, file_digest(file), remedy=REMEDY)
     return known.read_text(encoding="utf-8")
 
 
@@ -127,7 +127,7 @@ def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_fi
     if not rows:
         raise InputError(f"{files[0][1]}: no image in it has a caption; use the original file.")
     facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
-    write_text(unfinished / _FACTS, json.dumps(asdict(facts)))
+    write_text(unfinished / _FACTS, json.dumps(asdict(facts)), remedy=REMEDY)
 
 
 def _image_folder(

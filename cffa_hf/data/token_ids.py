@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
-from cffa_hf.data.caching import writable_cache
+from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
 from cffa_hf.data.processes import ordered_map, processor_count
+from cffa_hf.files import new_file, replace_folder
 from cffa_hf.inputs.processor import encode_captions
 
 CACHED_CAPTIONS = 20_000
@@ -116,7 +116,9 @@ def _build(shared: tuple[Dataset, CLIPTokenizer, int, int], folder: Path, names:
     with bar:
         for rows in ordered_map(_write_part, wanted, shared=shared, processes=processes):
             bar.update(rows)
-    os.replace(unfinished, folder)
+    for left in set(unfinished.iterdir()) - {unfinished / name for name in names}:
+        left.unlink()  # by a killed attempt
+    replace_folder(unfinished, folder)
 
 
 def _write_part(shared: tuple[Dataset, CLIPTokenizer, int, int], part: tuple[int, Path]) -> int:
@@ -127,13 +129,8 @@ def _write_part(shared: tuple[Dataset, CLIPTokenizer, int, int], part: tuple[int
     ends, ids = _as_arrays(caption_lists(captions, start, end).flatten().to_pylist(), tokenizer, context_length)
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
     batch = pa.record_batch({"input_ids": column})
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        with pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with new_file(path, remedy=REMEDY) as partial, partial.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
     return end - start
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cffa_hf.demo.render import render
 from cffa_hf.demo.write import plan
+from cffa_hf.files import write_bytes, write_text
 
 METADATA = "metadata.jsonl"
 FIRST = datetime(2024, 5, 1, 8, 0)
@@ -32,11 +33,10 @@ def write_demo_pictures(folder: str | Path, *, people: int = 16, images_each: in
     for image in images:
         camera = f"camera {image.view.camera + 1}"
         path = folder / camera.replace(" ", "-") / f"{image.image_id:04d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(render(image.person, image.view, seed, image.image_id))
+        write_bytes(path, render(image.person, image.view, seed, image.image_id))
         time = FIRST + timedelta(minutes=11 * image.image_id)
         known = {"file_name": path.relative_to(folder).as_posix(), "camera": camera, "time": time.isoformat()}
         lines.append(json.dumps(known) + "\n")
         sentences.setdefault(image.person_id, image.captions[0].text)
-    (folder / METADATA).write_text("".join(lines), encoding="utf-8")
+    write_text(folder / METADATA, "".join(lines))
     return list(sentences.values())

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import sys
@@ -19,6 +18,8 @@ from cffa_hf.demo.captions import Caption, write_captions
 from cffa_hf.demo.render import render
 from cffa_hf.demo.scene import CAMERAS
 from cffa_hf.errors import InputError
+from cffa_hf.files import flush, sweep, write_bytes, write_text, writing
+from cffa_hf.locks import folder_lock, remember
 from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
 
 _VERSION = 3  # Raise it whenever the same seed gives other pictures or captions: an older dataset is then redone.
@@ -155,14 +156,20 @@ def write_demo_dataset(
         "images_per_identity": images_per_identity,
         "seed": seed,
     }
-    _prepare_folder(folder, spec, parameters)
-    images = plan(layout, identities=identities, images_per_identity=images_per_identity, seed=seed)
-    missing = [image for image in images if not (folder / "imgs" / image.file_path).is_file()]
-    if missing:
-        for directory in sorted({(folder / "imgs" / image.file_path).parent for image in missing}):
+    with writing(folder), folder_lock(folder):
+        _prepare_folder(folder, spec, parameters)
+        remember(folder.absolute())
+        images = plan(layout, identities=identities, images_per_identity=images_per_identity, seed=seed)
+        missing = [image for image in images if not (folder / "imgs" / image.file_path).is_file()]
+        directories = sorted({(folder / "imgs" / image.file_path).parent for image in images})
+        for directory in directories:
             directory.mkdir(parents=True, exist_ok=True)
-        _render_all(missing, folder / "imgs", seed, workers)
-    _write_tables(folder, spec, images)
+            sweep(directory)
+        if missing:
+            _render_all(missing, folder / "imgs", seed, workers)
+            for directory in (*directories, folder / "imgs"):
+                flush(directory)
+        _write_tables(folder, spec, images)
     return folder
 
 
@@ -188,6 +195,8 @@ def plan(layout: str, *, identities: tuple[int, int, int], images_per_identity: 
 def _prepare_folder(folder: Path, spec: Layout, parameters: dict) -> None:
     """Keep a demo of the same parameters, remove one of others, and refuse to touch anything else."""
     record = folder / DEMO_MARKER
+    if folder.is_dir():
+        sweep(folder)
     if folder.is_dir() and any(folder.iterdir()):
         try:
             found = json.loads(record.read_text())
@@ -200,12 +209,12 @@ def _prepare_folder(folder: Path, spec: Layout, parameters: dict) -> None:
         if found == parameters:
             return
         # Removal may be cut short: the folder must stay recognisable as a demo, and as an incomplete one.
-        _write_text(record, json.dumps({"generator": parameters["generator"]}))
+        write_text(record, json.dumps({"generator": parameters["generator"]}))
         for name in (spec.annotations, ATTRIBUTES_FILE):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "imgs", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(record, json.dumps(parameters, indent=2) + "\n")
+    write_text(record, json.dumps(parameters, indent=2) + "\n")
 
 
 def _render_all(images: list[DemoImage], folder: Path, seed: int, workers: int) -> None:
@@ -226,7 +235,8 @@ def _consume(items: Iterable) -> None:
 
 
 def _render_one(image: DemoImage, folder: Path, seed: int) -> None:
-    _write_bytes(folder / image.file_path, render(image.person, image.view, seed, image.image_id))
+    content = render(image.person, image.view, seed, image.image_id)
+    write_bytes(folder / image.file_path, content, one_of_many=True)
 
 
 def _write_tables(folder: Path, spec: Layout, images: list[DemoImage]) -> None:
@@ -254,16 +264,5 @@ def _write_tables(folder: Path, spec: Layout, images: list[DemoImage]) -> None:
                 "mentions": [list(caption.mentions) for caption in image.captions],
             }
         )
-    _write_text(folder / ATTRIBUTES_FILE, "".join(json.dumps(detail) + "\n" for detail in details))
-    _write_text(folder / spec.annotations, json.dumps(rows) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    partial_file = path.with_name(f".{path.name}.{os.getpid()}")
-    partial_file.write_bytes(content)
-    partial_file.replace(path)
+    write_text(folder / ATTRIBUTES_FILE, "".join(json.dumps(detail) + "\n" for detail in details))
+    write_text(folder / spec.annotations, json.dumps(rows) + "\n")

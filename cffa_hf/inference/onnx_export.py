@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -242,7 +243,7 @@ def _quantise(folder: Path) -> None:
 
     quantise: Callable[..., None] = quantize_dynamic
     for name in (IMAGE_TOWER, TEXT_TOWER):
-        with TemporaryDirectory(dir=folder) as temporary, _quietly():
+        with TemporaryDirectory(dir=folder) as temporary, _temporary_files_in(temporary), _quietly():
             small = Path(temporary) / name
             quantise(
                 folder / name,
@@ -255,6 +256,16 @@ def _quantise(folder: Path) -> None:
             )
             small.replace(folder / name)
         (folder / f"{name}.data").unlink(missing_ok=True)  # weights of a large model, now in the graph itself
+
+
+@contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Have the quantiser keep its copies of the model where what a killed export leaves is removed by the next one."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

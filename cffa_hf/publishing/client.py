@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
@@ -107,7 +106,7 @@ def read_readme(repo_id: str, repo_type: str, *, revision: str | None = None, to
         InputError: If the Hub cannot be reached or refuses.
     """
     api = HfApi(token=token)
-    with clear_errors(repo_id), TemporaryDirectory() as cache:
+    with clear_errors(repo_id):
         try:
             # A single request first: without a network the download itself would be tried for half a minute.
             info = api.repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=10)
@@ -115,7 +114,7 @@ def read_readme(repo_id: str, repo_type: str, *, revision: str | None = None, to
             return None
         if not api.file_exists(repo_id, "README.md", repo_type=repo_type, revision=info.sha):
             return None
-        path = api.hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=info.sha, local_dir=cache)
+        path = api.hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=info.sha)
         return Path(path).read_text(encoding="utf-8")
 
 

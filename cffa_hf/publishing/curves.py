@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cffa_hf.files import new_file
 from cffa_hf.publishing.card_text import is_number
 
 
@@ -55,7 +56,8 @@ def draw_training_curves(log_history: list[dict[str, float]], path: Path) -> boo
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Software": None})
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
     return True
 
 

@@ -1,21 +1,16 @@
 """Publishing a dataset on the Hub: Parquet files with the images inside, private unless told otherwise."""
 
-import hashlib
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import datasets
 from datasets import DatasetDict
-from filelock import FileLock
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo
 
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.facts import count_split
-from cffa_hf.errors import InputError, one_line
+from cffa_hf.errors import InputError
 from cffa_hf.publishing.cards import dataset_card
 from cffa_hf.publishing.client import commit_folder, open_repository, read_readme
+from cffa_hf.publishing.folders import upload_place, working_folder
 from cffa_hf.publishing.model import notes_and_metadata
 from cffa_hf.publishing.shards import write_shards
 
@@ -51,9 +46,8 @@ def publish_dataset(
             f"{repository.name} is public already: set public if these images may be passed on, or make it private "
             "first."
         )
-    key = hashlib.sha256(f"{HfApi().endpoint} {repository.name} {name}".encode()).hexdigest()[:32]
     readme = read_readme(repository.name, "dataset", token=token)
-    with working_folder(Path(datasets.config.HF_DATASETS_CACHE) / "cffa_publishing" / key) as work:
+    with working_folder(upload_place(repository.name, f"dataset {name}")) as work:
         write_dataset_folder(data, work / "out", name, repository.name, rendered=rendered, readme=readme)
         return commit_folder(
             work / "out",
@@ -86,27 +80,3 @@ def write_dataset_folder(
     division = data.division.sentence if isinstance(data, PersonDatasetDict) else ""
     card = dataset_card(counts, name, repo_id, rendered=rendered, division=division, notes=notes, kept=kept)
     card.save(out / "README.md")
-
-
-@contextmanager
-def working_folder(target: Path) -> Iterator[Path]:
-    """Give a folder that stays when it is left by an error, so that the next attempt goes on; otherwise it is removed.
-
-    Args:
-        target: Of which attempt it is; two at once wait for each other.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            target.mkdir(exist_ok=True)
-            yield target
-            shutil.rmtree(target)
-        Path(f"{target}.lock").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{target}: the Parquet files cannot be written there ({error.strerror or one_line(error)}); make room, or choose "
-            "another place."
-        ) from error

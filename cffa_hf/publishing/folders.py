@@ -1,40 +1,60 @@
-"""The folders whose content is published."""
+"""The folders whose content is published: where they are written, and which of them may be replaced."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+
+import datasets
+from huggingface_hub import HfApi
 
 from cffa_hf.errors import InputError
+from cffa_hf.files import writing
+from cffa_hf.locks import folder_lock
 
 
 @contextmanager
-def new_folder() -> Iterator[Path]:
-    """Make an empty folder that is gone afterwards, readable to others like any folder (temporary ones are not)."""
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "out"
-        folder.mkdir()
-        yield folder
-
-
-def replace_folder(source: Path, out: Path, *, mark: str, protected: Path | None = None) -> None:
-    """Move the content of a folder; only what was moved to the same place earlier is replaced.
+def working_folder(target: Path) -> Iterator[Path]:
+    """Give a folder that stays when it is left by an error, so that the next attempt goes on; otherwise it is removed.
 
     Args:
-        source: The folder whose content is moved.
-        out: Where to.
-        mark: A file or folder that an earlier one has, beside a card.
-        protected: A folder that must not be overwritten, nor those above it.
+        target: Of which attempt it is; a second one at the same time is refused.
 
     Raises:
-        InputError: If there is something else at the place.
+        InputError: If it cannot be written, or another program has it.
     """
-    if is_earlier(out, mark=mark, protected=protected):
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        shutil.move(path, out / path.name)
+    with writing(target), folder_lock(target):
+        target.mkdir(exist_ok=True)
+        yield target
+        shutil.rmtree(target)
+
+
+@contextmanager
+def upload_folder(repo_id: str, kind: str) -> Iterator[Path]:
+    """Give an empty folder for what goes to a repository; it is gone afterwards, or at the next attempt if this one is killed.
+
+    Args:
+        repo_id: Of the repository.
+        kind: Of what goes there: two kinds do not share a folder.
+
+    Raises:
+        InputError: If it cannot be written, or another program publishes there.
+    """
+    with working_folder(upload_place(repo_id, kind)) as work:
+        out = work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        try:
+            yield out
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def upload_place(repo_id: str, kind: str) -> Path:
+    """Say where in the cache of `datasets` the folder for a repository lies."""
+    key = hashlib.sha256(f"{HfApi().endpoint} {repo_id} {kind}".encode()).hexdigest()[:32]
+    return Path(datasets.config.HF_DATASETS_CACHE) / "cffa_publishing" / key
 
 
 def is_earlier(out: Path, *, mark: str, protected: Path | None = None) -> bool:
@@ -42,8 +62,8 @@ def is_earlier(out: Path, *, mark: str, protected: Path | None = None) -> bool:
 
     Args:
         out: The place.
-        mark: As for `replace_folder`.
-        protected: As for `replace_folder`.
+        mark: A file or folder that an earlier one has, beside a card.
+        protected: A folder that must not be overwritten, nor those above it.
 
     Raises:
         InputError: If there is something else.

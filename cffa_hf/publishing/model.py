@@ -17,12 +17,12 @@ from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError, one_line
-from cffa_hf.files import write_text
+from cffa_hf.files import new_folder, write_text
 from cffa_hf.names import RESULTS, RUN_RECORD, SEEN_RECORD, STATE_FILE, TRAINING_PICTURE
 from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_only_rendered_people
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.publishing.curves import draw_training_curves
-from cffa_hf.publishing.folders import new_folder, replace_folder
+from cffa_hf.publishing.folders import is_earlier, upload_folder
 from cffa_hf.records.files import read_record
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def publish_model(
     """
     source = check_checkpoint(checkpoint)
     repository = open_repository(repo_id, private=private, revision=revision, create_pr=create_pr, token=token)
-    with new_folder() as folder:
+    with upload_folder(repository.name, "model") as folder:
         readme = read_readme(repository.name, "model", revision=revision, token=token)
         write_model_folder(
             source,
@@ -162,9 +162,10 @@ def dry_run_model(
     except InputError as error:
         logger.info(f"No earlier card: {error}")
         readme = None
-    with new_folder() as folder:
+    is_earlier(out, mark="config.json", protected=source)
+    with new_folder(out, over=True) as folder:
         write_model_folder(source, folder, repo_id, readme=readme, private=private, with_pictures=with_pictures)
-        replace_folder(folder, out, mark="config.json", protected=source)
+        is_earlier(out, mark="config.json", protected=source)  # what is there may have changed meanwhile
 
 
 def check_checkpoint(checkpoint: str | Path) -> Path:

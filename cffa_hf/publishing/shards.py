@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
-from cffa_hf.files import write_text
+from cffa_hf.files import new_file, write_text
 from cffa_hf.inputs.packed import file_of, read_stored, shard_of, stored_size
 
 SHARD_BYTES = 256 * 2**20
@@ -70,16 +70,14 @@ def write_shard(rows: Dataset, begin: int, sizes: np.ndarray, path: Path) -> Non
     """
     features = rows.features.copy()
     features["image"] = Image()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(
+    with (
+        new_file(path) as partial,
+        pq.ParquetWriter(
             partial, features.arrow_schema, use_content_defined_chunking=True, write_page_index=True
-        ) as writer:
-            for first, last in cut(sizes, GROUP_BYTES):
-                writer.write_table(with_bytes(rows, begin + first, begin + last, features.arrow_schema))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        ) as writer,
+    ):
+        for first, last in cut(sizes, GROUP_BYTES):
+            writer.write_table(with_bytes(rows, begin + first, begin + last, features.arrow_schema))
 
 
 def with_bytes(rows: Dataset, begin: int, end: int, schema: pa.Schema) -> pa.Table:
@@ -170,6 +168,6 @@ def _check_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise InputError(
-            f"{folder}: the Parquet files need {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; make room, or "
-            "set HF_DATASETS_CACHE to another disk."
+            f"{folder}: the Parquet files need {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; make room, "
+            "or set HF_DATASETS_CACHE, or the folder of a dry run, to another disk."
         )

@@ -8,7 +8,7 @@ from huggingface_hub import CommitInfo
 
 from cffa_hf.errors import InputError
 from cffa_hf.publishing.client import commit_folder, open_repository
-from cffa_hf.publishing.folders import new_folder
+from cffa_hf.publishing.folders import upload_folder
 from cffa_hf.publishing.model import PACKAGE
 from cffa_hf.publishing.search_space import add_search_files
 
@@ -39,7 +39,7 @@ def publish_space(
     """
     check_options(kind, model, gallery)
     repository = open_repository(repo_id, "space", private=private, token=token)
-    with new_folder() as folder:
+    with upload_folder(repository.name, f"space {kind}") as folder:
         write_space_folder(kind, folder, model=model, gallery=gallery)
         return commit_folder(folder, repository.name, "space", token=token, commit_message=f"Publish {kind}")
 

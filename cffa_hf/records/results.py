@@ -95,6 +95,7 @@ def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
     """
     folder = Path(folder)
     found = [path for pattern in RESULT_FILES for path in sorted(folder.glob(pattern))]
+    found.sort(key=lambda path: path.name == RESULTS)  # last: killed in between, the next attempt knows whose they are
     try:
         measured = read_json(folder / RESULTS)["checkpoint"]["weights_sha256"]
     except (InputError, KeyError, TypeError):
@@ -103,8 +104,8 @@ def set_aside_results(folder: str | Path, weights_sha256: str) -> Path | None:
         return None
     name = measured[:8] if isinstance(measured, str) and measured[:8].isalnum() else "unknown"
     names = (f"results-{name}" + (f"-{number}" if number else "") for number in count())
-    target = next(folder / each for each in names if not (folder / each).exists())
-    target.mkdir()
+    target = next(folder / each for each in names if not any((folder / each / path.name).exists() for path in found))
+    target.mkdir(exist_ok=True)
     for path in found:
         path.rename(target / path.name)
     print(f"{folder}: {len(found)} files of results that were measured on other weights are now in {target.name}/")

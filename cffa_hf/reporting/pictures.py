@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.evaluation.ranked_queries import RankedImage, RankedQuery
+from cffa_hf.files import new_file
 from cffa_hf.inference.chosen_tokens import Selection
 from cffa_hf.inference.views import chosen_view, spread_patches
 from cffa_hf.inputs.images import ImageSource, read_image
@@ -31,11 +32,11 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         InputError: If the file cannot be written or the suffix means no format.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DPI, facecolor="white")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the figure cannot be written ({one_line(error)}).") from error
+    with new_file(path) as partial:
+        try:
+            figure.savefig(partial, format=path.suffix[1:] or "png", dpi=DPI, facecolor="white")
+        except ValueError as error:
+            raise InputError(f"{path}: the figure cannot be written ({one_line(error)}); name a .png file.") from error
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from cffa_hf.errors import InputError
+from cffa_hf.files import write_text
 from cffa_hf.records.results import shared_sentence
 from cffa_hf.reporting.pictures import DPI
 from cffa_hf.reporting.sections import overview, sections
@@ -79,8 +79,5 @@ def write_report(
         overview=overview(entries),
         sections=[(entry, sections(entry), figures.get(key, ())) for key, entry in entries.items()],
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output_dir.") from error
+    write_text(path, page, remedy="choose another output_dir")
     return path

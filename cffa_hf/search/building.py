@@ -6,18 +6,16 @@ import io
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 
 from cffa_hf.errors import InputError, one_line
-from cffa_hf.files import writing
+from cffa_hf.files import write_bytes, writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
 from cffa_hf.inputs.packed import read_stored
@@ -27,12 +25,11 @@ from cffa_hf.search.folders import find_changes, find_images
 from cffa_hf.search.header import HEADER, write_header
 from cffa_hf.search.items import FileState
 from cffa_hf.search.parts import GalleryParts
-from cffa_hf.search.saving import finish, open_gallery
+from cffa_hf.search.saving import LOCK, finish, locked, open_gallery
 
 G = TypeVar("G", bound=GalleryParts)
-LOCK = ".gallery.lock"
 PICTURES = "images"
-LEFT_OVER = re.compile(rf"data-[0-9a-f]{{16}}|\.{re.escape(HEADER)}\.\d+")
+LEFT_OVER = re.compile(rf"data-[0-9a-f]{{16}}|\.{re.escape(HEADER)}\.\d+(\.unfinished)?|\{LOCK}\.(lock|holder)")
 LARGEST = 2**30  # of a file of metadata
 NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
@@ -159,8 +156,7 @@ class _DatasetImages(Sequence[ImageSource]):
         image = self.images[self.places[number]]["image"]
         content = _content(image)
         if self.copies and content is not None:
-            with writing(self.copies):
-                (self.copies / self.names[number]).write_bytes(content)
+            write_bytes(self.copies / self.names[number], content)
         return image
 
 
@@ -254,27 +250,6 @@ def _numbers(columns: dict[str, dict[str, Any]]) -> None:
                 columns[path][name] = to_number(value)
 
 
-@contextmanager
-def locked(folder: str | Path | None) -> Iterator[None]:
-    """Let one program at a time change a gallery.
-
-    Raises:
-        InputError: If another one does.
-    """
-    if folder is None:
-        with nullcontext():
-            yield
-        return
-    with writing(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(str(Path(folder) / LOCK)).acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"{folder}: another program is changing this gallery; wait until it has ended.") from error
-    with lock:
-        yield
-
-
 def download_gallery(repo_id: str, revision: str | None) -> Path:
     """Fetch a gallery from the Hub into its cache.
 
@@ -296,7 +271,7 @@ def _opened(kind: type[G], embedder: Embedder, root: Path | None, folder: Path |
     if folder is None:
         return kind.new(embedder, root=root)
     if not (folder / HEADER).is_file():
-        left = [path for path in folder.iterdir() if path.name != LOCK]
+        left = list(folder.iterdir())
         if not all(LEFT_OVER.fullmatch(path.name) for path in left):
             raise InputError(f"{folder} exists and is no gallery; give a new folder.")
         for path in left:  # begun and killed before its header was written

@@ -381,14 +381,14 @@ class Items:
                 self._base.execute("ROLLBACK")
             if not isinstance(error, sqlite3.Error):
                 raise
-            if "full" in str(error) or "readonly" in str(error) or "locked" in str(error) or "disk I/O" in str(error):
-                raise RunStopped(
-                    f"{self.folder}: the table of images cannot be written ({one_line(error)}); make room, or let the other "
-                    "program end, and run the same command again."
-                ) from error
             raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> InputError:
+    def _damaged(self, error: Exception) -> InputError | RunStopped:
+        if any(word in str(error) for word in ("full", "readonly", "locked", "disk I/O", "unable to open")):
+            return RunStopped(
+                f"{self.folder}: the table of images cannot be written ({one_line(error)}); make room, or let the other "
+                "program end, and run the same command again."
+            )
         return InputError(f"{self.folder}: the table of images is damaged ({one_line(error)}); embed the images again.")
 
 

@@ -5,6 +5,8 @@ import re
 import shutil
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,8 +14,9 @@ import numpy as np
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
-from cffa_hf.files import writing
+from cffa_hf.files import complete, new_file, writing
 from cffa_hf.inference.embedder import Embedder
+from cffa_hf.locks import folder_lock
 from cffa_hf.search.header import (
     FORMAT,
     HEADER,
@@ -47,9 +50,41 @@ from cffa_hf.search.old_formats import read_old_gallery
 from cffa_hf.search.parts import GalleryParts
 
 G = TypeVar("G", bound=GalleryParts)
+LOCK = ".gallery"
 INDEXES = ("auto", "exact", "faiss")
 # What galleries of this and earlier versions leave in a folder; everything else there is somebody else's.
 OWN = re.compile(r"data-[0-9a-f]{16}|gallery(-[0-9a-f]{16})?\.safetensors")
+
+
+@contextmanager
+def locked(folder: str | Path | None) -> Iterator[None]:
+    """Let one program at a time change a gallery.
+
+    Raises:
+        InputError: If another one does.
+    """
+    if folder is None:
+        yield
+        return
+    folder = Path(folder)
+    with folder_lock(folder, folder / LOCK, what="is a gallery that is being changed"):
+        _sweep(folder)
+        yield
+
+
+def _sweep(folder: Path) -> None:
+    """Remove indexes that the header of a gallery does not name.
+
+    A program that was killed has written them and not got to the header, or not to the removal of the old one.
+    """
+    if not (folder / HEADER).is_file():
+        return
+    content = read_header(folder)
+    if content["format"] == FORMAT:
+        header = parse_header(folder, content)
+        for path in (folder / header.data).glob(f"*-{CODES}*"):
+            if path.name != header.index.file:
+                path.unlink(missing_ok=True)
 
 
 def open_gallery(
@@ -140,7 +175,7 @@ def save_gallery(gallery: GalleryParts, folder: Path) -> None:
         write_header(folder, gallery.header)  # images are kept there as they are added
         return
     data = f"data-{uuid.uuid4().hex[:16]}"
-    with writing(folder):
+    with writing(folder), locked(folder):
         partial = folder / data
         partial.mkdir(parents=True)
         try:
@@ -151,6 +186,7 @@ def save_gallery(gallery: GalleryParts, folder: Path) -> None:
                 record = _write_codes(partial, gallery.index.codes, record)
             if record.address:  # the table on the server stays that of the first: two would write over each other
                 record = IndexRecord()
+            complete(partial)
             changes = {"data": data, "relative_root": relative, "index": record, "complete": True}
             write_header(folder, gallery.header.model_copy(update=changes))
         except BaseException:
@@ -168,8 +204,8 @@ def save_gallery(gallery: GalleryParts, folder: Path) -> None:
 def _write_codes(folder: Path, codes: Any, record: IndexRecord) -> IndexRecord:
     faiss = import_faiss()
     name = f"{uuid.uuid4().hex[:8]}-{CODES}"
-    with writing(folder):
-        faiss.write_index(codes, str(folder / name))
+    with new_file(folder / name) as partial:
+        faiss.write_index(codes, str(partial))
     return record.model_copy(update={"file": name, "fingerprint": quick_fingerprint(folder / name)})
 
 

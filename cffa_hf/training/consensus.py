@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPProcessor, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -28,6 +28,7 @@ from cffa_hf.data.pairs import PairDataset
 from cffa_hf.data.sampler import ShuffleSampler
 from cffa_hf.errors import InputError
 from cffa_hf.evaluation.evaluator import encode_batches
+from cffa_hf.files import write_tensors
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.losses import LossSettings
 from cffa_hf.modeling_cffa import CFFAForPreTraining, Encoding
@@ -289,7 +290,7 @@ class ConsensusDivision(TrainerCallback):
         """Keep the division beside a checkpoint: within an epoch the weights that made it are gone."""
         if self.weights is not None:
             tensors = {"weights": self.weights.cpu(), "epoch": torch.tensor([self.epoch])}
-            save_file(tensors, Path(folder) / PAIR_WEIGHTS)
+            write_tensors(Path(folder) / PAIR_WEIGHTS, tensors)
 
     def restore(self, checkpoint: str | Path) -> None:
         """Read what `save` has kept; nothing where there is none.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cffa_hf.errors import InputError, one_line
+from cffa_hf.files import write_tensors
 from cffa_hf.modeling_cffa import CFFAForPreTraining
 
 TARGETS = ("q_proj", "v_proj")
@@ -89,7 +90,6 @@ def save_embedding_model(model: nn.Module, output_dir: str | Path, weights: dict
 def save_embedding_adapter(model: nn.Module, folder: Path) -> None:
     """Save the part of an adapter that belongs to the embedding model, in PEFT's format."""
     import peft
-    from safetensors.torch import save_file
 
     inner, outer = "base_model.model.cffa.", "base_model.model."
     weights = {
@@ -103,4 +103,4 @@ def save_embedding_adapter(model: nn.Module, folder: Path) -> None:
     config.inference_mode = True
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", weights, metadata={"format": "pt"})

@@ -1,19 +1,13 @@
 """The folder of a training run: one run at a time, and none over another one unless that is wanted."""
 
-import json
-import os
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from cffa_hf.errors import InputError
+from cffa_hf.locks import folder_lock
 from cffa_hf.names import RUN_RECORD, STATE_FILE
 
-LOCK, HOLDER = ".run.lock", ".run.holder"
+RUN_LOCK = ".run"
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", RUN_RECORD, STATE_FILE)
 
 
@@ -40,8 +34,7 @@ def refuse_earlier_run(folder: str | Path, *, resuming: bool, overwrite: bool) -
         )
 
 
-@contextmanager
-def run_lock(folder: str | Path) -> Iterator[None]:
+def run_lock(folder: str | Path) -> AbstractContextManager[None]:
     """Keep other runs out of a folder; a process that is dead holds nothing, and one that holds it may ask again.
 
     Args:
@@ -51,33 +44,4 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         InputError: If another run holds it, naming that one.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(folder.resolve() / LOCK), is_singleton=True, thread_local=False)
-        outermost = not lock.is_locked
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"{folder} is in use by another run ({_holder(folder)}): wait for its end, or give another --output_dir."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --output_dir.") from error
-    try:
-        if outermost:
-            holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-            with suppress(OSError):
-                (folder / HOLDER).write_text(json.dumps(holder), encoding="utf-8")
-        yield
-    finally:
-        if outermost:
-            with suppress(OSError):
-                (folder / HOLDER).unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(folder: Path) -> str:
-    try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {found['process']} on {found['host']} since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "which has not left its name"
+    return folder_lock(folder, folder / RUN_LOCK, what="is in use", remedy="give another --output_dir", reentrant=True)

@@ -19,6 +19,8 @@ from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 from cffa_hf.data.workers import SignalsLeftToMain
 from cffa_hf.errors import InputError, RunStopped, plain_error
+from cffa_hf.files import complete, new_file, replace_folder
+from cffa_hf.locks import check_still_there
 from cffa_hf.names import STATE_FILE
 from cffa_hf.training.resume import checkpoint_to_resume, newest_whole_checkpoint
 from cffa_hf.training.resume_checks import CannotResume, check_model_to_resume, check_optimizer_to_resume
@@ -49,11 +51,14 @@ def explained_writes(what: str, folder: str | Path, output_dir: str | Path) -> I
         RunStopped: With the reason, the space that is left and the last good checkpoint.
     """
     try:
+        check_still_there(folder)
         yield
-    except RunStopped:
+    except (RunStopped, InputError):
         raise
-    # torch.save reports a full disk as RuntimeError, safetensors as its own error.
-    except (OSError, RuntimeError, SafetensorError) as error:
+    # torch.save reports a full disk as RuntimeError, safetensors as its own error, the tokenizer as a plain Exception.
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError | SafetensorError) and "(os error " not in str(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if not isinstance(error, OSError):
             reason = f"not all of it was accepted: {reason}"
@@ -63,24 +68,6 @@ def explained_writes(what: str, folder: str | Path, output_dir: str | Path) -> I
             f"{what} could not be written to {folder} ({reason}; {free:,.0f} MiB are free there): make room; "
             f"{last_good(output_dir)}."
         ) from error
-
-
-def write_through(folder: str | Path) -> None:
-    """Have the system write all files of a folder to the disk, so that even a power cut leaves them whole."""
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def replace_folder(source: str | Path, target: str | Path) -> None:
-    """Move a folder to another name, over the folder that may have it; no moment shows a part of either."""
-    old = Path(f"{source}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if Path(target).exists():
-        os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def awaits_evaluation(args: TrainingArguments, state: TrainerState) -> bool:
@@ -202,6 +189,14 @@ class StopOnSignal(TrainerCallback):
                 )
 
 
+class StopWithoutFolder(TrainerCallback):
+    """Stop at the next step when the folder of the run has vanished: what is trained from then on could not be saved."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look whether it is there; only the process that holds the lock knows."""
+        check_still_there(str(args.output_dir))
+
+
 class SafeTrainer(Trainer):
     """A Trainer that loses no work.
 
@@ -212,6 +207,7 @@ class SafeTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.stop_on_signal = StopOnSignal()
+        self.add_callback(StopWithoutFolder)
         self.add_callback(SaveAfterEvaluation)
         self.add_callback(self.stop_on_signal)
         self._writing = self._started = False
@@ -246,6 +242,7 @@ class SafeTrainer(Trainer):
             overwrite = self._started or getattr(self.args, "overwrite_output_dir", False)
             refuse_earlier_run(self.run_folder, resuming=checkpoint is not None, overwrite=overwrite)
             self._started = True
+            shutil.rmtree(os.path.join(self.run_folder, UNFINISHED), ignore_errors=True)  # of a killed run
             if checkpoint is not None:
                 print(f"going on from {checkpoint}")
             return self._train_safely(checkpoint, *args, **kwargs)
@@ -303,7 +300,8 @@ class SafeTrainer(Trainer):
                 if self.args.should_save:
                     self._save_records(os.path.join(unfinished, name))
                     self._save_division(os.path.join(unfinished, name))
-                    write_through(unfinished)
+                    complete(unfinished)
+                    check_still_there(run_folder)
                     replace_folder(os.path.join(unfinished, name), folder)
             finally:
                 self._writing = False
@@ -332,5 +330,9 @@ class SafeTrainer(Trainer):
         Raises:
             RunStopped: If they cannot be written.
         """
-        with explained_writes("the state of the run", self.run_folder, self.run_folder):
-            super().save_state()
+        if self.is_world_process_zero():
+            with (
+                explained_writes("the state of the run", self.run_folder, self.run_folder),
+                new_file(os.path.join(self.run_folder, STATE_FILE)) as partial,
+            ):
+                self.state.save_to_json(str(partial))

@@ -1,5 +1,6 @@
 """CFFATrainer: the Hugging Face Trainer with CFFA's losses, parameter groups, schedule and retrieval evaluation."""
 
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers.trainer_utils import SchedulerType, speed_metrics
 from transformers.training_args import OptimizerNames
 
 from cffa_hf.arguments.training import CFFATrainingArguments
+from cffa_hf.checkpoints.folders import CONFIG
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
@@ -28,6 +30,7 @@ from cffa_hf.data.seen import SEEN_RECORD, SeenData, seen_splits
 from cffa_hf.errors import InputError, LossNotFinite
 from cffa_hf.evaluation.callback import RetrievalEvaluationCallback
 from cffa_hf.evaluation.evaluator import RetrievalEvaluator
+from cffa_hf.files import move_files
 from cffa_hf.losses import ALIGNMENT_LOSSES
 from cffa_hf.modeling_cffa import CFFAOutput
 from cffa_hf.publishing.model import open_run_repository, publish_run
@@ -49,7 +52,7 @@ from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMon
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
 from cffa_hf.training.order import OrderedTrainer, SamplerEpochCallback
 from cffa_hf.training.published_precision import float32_weights, use_published_precision
-from cffa_hf.training.saving import explained_writes, last_good
+from cffa_hf.training.saving import UNFINISHED, explained_writes, last_good
 
 
 class CFFATrainer(OrderedTrainer):
@@ -358,11 +361,17 @@ class CFFATrainer(OrderedTrainer):
         if self.args.should_save:
             output_dir = output_dir or self.run_folder
             with explained_writes("the model", output_dir, self.run_folder):
-                # Killed in between, a model without a record is better than one with that of other weights.
-                (Path(output_dir) / SEEN_RECORD).unlink(missing_ok=True)
-                save_embedding_model(self.accelerator.unwrap_model(self.model), output_dir, weights)
-                self.processing_class.save_pretrained(output_dir)
-                self._save_records(output_dir)
+                unfinished = Path(output_dir) / UNFINISHED / "model"
+                shutil.rmtree(unfinished.parent, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+                save_embedding_model(self.accelerator.unwrap_model(self.model), unfinished, weights)
+                self.processing_class.save_pretrained(unfinished)
+                self._save_records(str(unfinished))
+                # Shards and records of the earlier model go with it: none may stand beside other weights.
+                for path in set(Path(output_dir).glob("model*.safetensors*")) | {Path(output_dir) / SEEN_RECORD}:
+                    if not (unfinished / path.name).exists():
+                        path.unlink(missing_ok=True)
+                move_files(unfinished, Path(output_dir), first_gone=CONFIG)
             set_aside_results(output_dir, weights_digest(Path(output_dir)))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cffa_hf.errors import InputError
-from cffa_hf.training.run_folder import HOLDER, LOCK, refuse_earlier_run, run_lock
+from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
 from tests.processes import CONTEXT, Run, write_people
 
 
@@ -34,14 +34,14 @@ def test_a_second_run_is_refused_by_name_and_a_dead_one_holds_nothing(tmp_path):
     process = CONTEXT.Process(target=hold, args=(tmp_path, ready))
     process.start()
     assert ready.wait(60)
-    with pytest.raises(InputError, match=rf"in use by another run \(process {process.pid} on "), run_lock(tmp_path):
+    with pytest.raises(InputError, match=rf"in use by another program \(process {process.pid} on "), run_lock(tmp_path):
         pass
-    assert json.loads((tmp_path / HOLDER).read_text())["process"] == process.pid
+    assert json.loads((tmp_path / ".run.holder").read_text())["process"] == process.pid
     process.kill()
     process.join()
     with run_lock(tmp_path), run_lock(tmp_path):  # the trainer asks again within the script
         pass
-    assert {path.name for path in tmp_path.iterdir()} <= {LOCK}
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_runs_do_not_overwrite_each_other(data, tmp_path):
     first.wait_for_step(2)
     second = Run(folder, data)
     assert second.end() == 2
-    assert f"in use by another run (process {first.process.pid} " in second.output()
+    assert f"in use by another program (process {first.process.pid} " in second.output()
     assert first.end() == 0, first.output()
 
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -77,7 +77,7 @@ def test_runs_do_not_overwrite_each_other(data, tmp_path):
     assert aside == {"results.json", "ranking.png", "cuhk_pedes-test-cmc.png", "report.html"}
     assert (folder / "mine.png").exists()
     assert not (folder / "results.json").exists()
-    assert not (folder / HOLDER).exists()
+    assert not (folder / ".run.holder").exists()
 
 
 SECRET = "hf_" + "S3cretS3cretS3cret"
