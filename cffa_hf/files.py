@@ -71,7 +71,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         try:
             yield partial
             for file in sorted(partial.rglob("*")):
-                if file.is_file():
+                if file.is_file() and file.stat().st_nlink == 1:  # a hard link belongs to another folder too
                     file.chmod(stat.S_IMODE(partial.stat().st_mode) & 0o666)  # of weights too, as the umask says
                     _flush(file)
             os.replace(partial, target)

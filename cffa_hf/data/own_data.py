@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,13 @@ def read_folder(folder: str | Path, refuse: Refuse = stop) -> SourceRows:
             records.append(_folder_record(entry, len(records), split, "" if split is None else f"{file.parent.name}/"))
             origins.append((file, row))
     source = files[0][1] if len(files) == 1 else folder
+    people = _number_identities(records)
     listed = _make_rows(records, source, _NAMES, origins.__getitem__, refuse)
-    rows = _merge_captions(listed, origins.__getitem__, refuse)
+    rows = _merge_captions(listed, origins.__getitem__, people, refuse)
     rows = check_files(rows, folder, source, origins.__getitem__, refuse)
-    return SourceRows(source, folder, tuple(file for _, file in files), folder, listed, rows, origins.__getitem__)
+    return SourceRows(
+        source, folder, tuple(file for _, file in files), folder, listed, rows, origins.__getitem__, people
+    )
 
 
 def _folder_record(entry: Any, row: int, split: str | None, prefix: str) -> Any:
@@ -135,10 +138,9 @@ def _make_rows(
     locate: Callable[[int], tuple[str | Path, int]],
     refuse: Refuse = stop,
 ) -> list[PersonRow]:
-    """Number the identities, validate every record, and ask for the split in all rows or in none."""
+    """Validate every record, and ask for the split in all rows or in none."""
     if not records:
         raise InputError(f"{source}: there are no rows in it; write one for each image.")
-    _number_identities(records)
     rows = validate_rows(records, source, names, locate, refuse)
     undivided = [row for row in rows if row.split is None]
     if len(undivided) == len(rows):
@@ -149,11 +151,14 @@ def _make_rows(
     return [row for row in rows if row.split is not None]
 
 
-def _number_identities(records: list[Any]) -> None:
+def _number_identities(records: list[Any]) -> dict[int, str]:
     """Turn the person_id of every record into a whole number, in place.
 
     When all are whole numbers (also written as text, as in a CSV: "12", but not "0012"), they stay as they are.
     Otherwise the different texts are numbered from 0 in sorted order. Any other value is left for validation to refuse.
+
+    Returns:
+        The text of each number, where it is another.
     """
     values = [record["person_id"] for record in records if isinstance(record, dict) and "person_id" in record]
     texts = {str(value) for value in values if isinstance(value, (int, str)) and not isinstance(value, bool)}
@@ -165,10 +170,14 @@ def _number_identities(records: list[Any]) -> None:
         if isinstance(record, dict) and "person_id" in record and not isinstance(record["person_id"], bool):
             value = record["person_id"]
             record["person_id"] = numbers.get(str(value), value) if isinstance(value, (int, str)) else value
+    return {number: text for text, number in numbers.items() if text != str(number)}
 
 
 def _merge_captions(
-    rows: Sequence[PersonRow], locate: Callable[[int], tuple[str | Path, int]], refuse: Refuse
+    rows: Sequence[PersonRow],
+    locate: Callable[[int], tuple[str | Path, int]],
+    people: Mapping[int, str],
+    refuse: Refuse,
 ) -> list[PersonRow]:
     """Merge the rows of one image into the first of them."""
     merged: dict[str, PersonRow] = {}
@@ -179,10 +188,8 @@ def _merge_captions(
             continue
         different = [field for field in ("person_id", "split") if getattr(row, field) != getattr(first, field)]
         for field in different:
-            problem = (
-                f"has the {field} {getattr(row, field)!r}, but row {locate(first.image_id)[1]} gives the same image "
-                f"{getattr(first, field)!r}; an image shows one person and is in one split"
-            )
+            here, there = (people.get(each, each) for each in (getattr(row, field), getattr(first, field)))
+            problem = f"has the {field} {here!r}, but row {locate(first.image_id)[1]} gives the same image {there!r}; an image shows one person and is in one split"
             refuse(row_error(*locate(row.image_id), row.file_path, problem, CONFLICT))
         if not different:
             first.captions = first.captions + row.captions
@@ -359,11 +366,12 @@ def read_dataset_rows(
             origins.append((f"{source} ({split})", row))
             if isinstance(entry.get("image_id"), int):
                 record["source_id"] = entry["image_id"]
+    people = _number_identities(records)
     rows = _make_rows(records, source, {}, origins.__getitem__, refuse)
     rows = [row for row in rows if origins[row.image_id] not in outside]
     ids = [int(record.get("source_id", number)) for number, record in enumerate(records)]
     place = Path(source)
-    read = SourceRows(source, place, (), place, rows, rows, origins.__getitem__)
+    read = SourceRows(source, place, (), place, rows, rows, origins.__getitem__, people)
     return read, concatenate_datasets(kept), ids
 
 

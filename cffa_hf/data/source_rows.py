@@ -1,7 +1,7 @@
 """What a reader has read of a source, before its identities are divided into splits."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cffa_hf.data.rows import PersonRow
@@ -19,6 +19,7 @@ class SourceRows:
         listed: One for each valid row of the annotation files.
         rows: One for each image that is used; where several rows list an image with a caption each, one has all.
         locate: File and row, as messages name them, of an `image_id` of the rows.
+        people: What the source calls identities that were numbered.
     """
 
     source: str | Path
@@ -28,3 +29,4 @@ class SourceRows:
     listed: Sequence[PersonRow]
     rows: Sequence[PersonRow]
     locate: Callable[[int], tuple[str | Path, int]]
+    people: Mapping[int, str] = field(default_factory=dict)
