@@ -189,7 +189,10 @@ def _merge_captions(
         different = [field for field in ("person_id", "split") if getattr(row, field) != getattr(first, field)]
         for field in different:
             here, there = (people.get(each, each) for each in (getattr(row, field), getattr(first, field)))
-            problem = f"has the {field} {here!r}, but row {locate(first.image_id)[1]} gives the same image {there!r}; an image shows one person and is in one split"
+            problem = (
+                f"has the {field} {here!r}, but row {locate(first.image_id)[1]} gives the same image {there!r}; an image "
+                "shows one person and is in one split"
+            )
             refuse(row_error(*locate(row.image_id), row.file_path, problem, CONFLICT))
         if not different:
             first.captions = first.captions + row.captions

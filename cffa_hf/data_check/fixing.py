@@ -64,7 +64,7 @@ class Fixed:
 
     def number(self, action: str) -> int:
         """Count the rows that were "left out" or "changed"."""
-        return len({(change.file, change.row, change.image) for change in self.changes if change.action == action})
+        return sum(change.action == action for change in self.changes)
 
 
 def write_fixed(
@@ -158,12 +158,17 @@ class _Copy:
         self.target = partial / (LAYOUTS[place.name].images[0] if below.startswith("..") else below)
         self.files: list[RawFile] = []
         self.kept: list[list[_Kept]] = []
-        self.changes: list[Change] = []
+        self._changes: dict[tuple[Path, int, str | None], Change] = {}
         self._taken: dict[str, str] = {}
         self._reasons: dict[tuple[str | None, int | None], str] = {}
         for finding in report.findings:
             if finding.severity == "error":
                 self._reasons.setdefault((finding.file, finding.row), finding.message)
+
+    @property
+    def changes(self) -> list[Change]:
+        """Return what became of the rows that were not kept as they were, in their order."""
+        return sorted(self._changes.values(), key=lambda change: (change.file, change.row))
 
     def names(self) -> set[str]:
         """Return the images of the copy."""
@@ -219,18 +224,20 @@ class _Copy:
                     message = finding.message.replace(str(self.partial), str(self.folder))
                     raise InputError(f"What is left without the rows that cannot be used is no dataset: {message}")
                 refused.setdefault(finding.file, {}).setdefault(finding.row, finding)
+        left = 0
         for index, raw in enumerate(self.files):
-            rows = refused.pop(str(self.partial / raw.file.relative_to(self.folder)), {})
-            for place, each in enumerate(self.kept[index]):
-                if (row := place + raw.first_row) in rows:
+            rows = refused.get(str(self.partial / raw.file.relative_to(self.folder)), {})
+            numbered = list(enumerate(self.kept[index], raw.first_row))
+            for row, each in numbered:
+                if row in rows:
                     reason = self._reasons.get((str(raw.file), each.row), rows[row].message)
                     self._leave_out(raw.file, each.row, each.image, reason)
-            self.kept[index] = [
-                each for place, each in enumerate(self.kept[index]) if place + raw.first_row not in rows
-            ]
-        if any(finding.severity == "error" for finding in found.findings):
-            return True
-        return False
+                    left += 1
+            self.kept[index] = [each for row, each in numbered if row not in rows]
+        if refused and not left:
+            first = next(iter(next(iter(refused.values())).values()))
+            raise InputError(f"{self.folder}: a row cannot be corrected, so nothing was written ({first.message}).")
+        return left > 0
 
     def _corrected(self, raw: RawFile, entry: RawEntry) -> _Kept | None:
         """Correct an entry in place; None if its image cannot be used."""
@@ -293,7 +300,7 @@ class _Copy:
 
     def _note(self, action: str, file: Path, row: int, image: Any, reason: str) -> None:
         name = image if isinstance(image, str) else None
-        self.changes.append(Change(action, str(file.relative_to(self.folder)), row, name, reason))
+        self._changes[file, row, name] = Change(action, str(file.relative_to(self.folder)), row, name, reason)
 
 
 def _tidy_captions(raw: RawFile, entry: RawEntry) -> bool:

@@ -86,7 +86,7 @@ def check_images_of(
     _report_identical(splits, opened, report)
     _report_shared(splits, opened, report)
     for name in sorted(on_disk - report.images.keys() - set(report.twins.values())):
-        report.add(UNUSED, "no row names it", image=name)
+        report.add(UNUSED, "no usable row names it", image=name)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
@@ -144,8 +144,9 @@ def _report_identical(splits: dict[str, _Split], opened: OpenRows, report: Repor
             if other == path:
                 continue
             if other_person != person:
+                people = [opened.people.get(each, each) for each in (person, other_person)]
                 problem = (
-                    f"is the same file as {other}, but of identity {person} and not {other_person}; correct one of them"
+                    f"is the same file as {other}, but of identity {people[0]}, not {people[1]}; correct one of them"
                 )
                 report.add(OTHER_IDENTITY, problem, *opened.locate(image_id), path)
             elif other_split == name:
@@ -160,7 +161,8 @@ def _report_shared(splits: dict[str, _Split], opened: OpenRows, report: Report) 
     prints = {name: ImagePrints(split.paths, split.digests, np.stack(split.grey)) for name, split in splits.items()}
     for leak in compare_splits(people, prints):
         if leak.kind == "identity":
-            report.add(SHARED_PERSON, f"{leak}; people must be in one split only.")
+            person = opened.people.get(int(leak.first), leak.first)
+            report.add(SHARED_PERSON, f"identity {person} is in {' and '.join(leak.splits)}; let it be in one of them.")
             continue
         split = splits[leak.splits[0]]
         place = opened.locate(split.ids[split.paths.index(leak.first)])

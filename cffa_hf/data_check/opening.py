@@ -13,7 +13,7 @@ from cffa_hf.data.columns import column_array
 from cffa_hf.data.facts import count_split
 from cffa_hf.data.large_sets import differing_counts, hold_out
 from cffa_hf.data.layouts import LAYOUTS, find_annotations
-from cffa_hf.data.loading import Place, read_dataset
+from cffa_hf.data.loading import Place, load_person_dataset, read_dataset
 from cffa_hf.data.own_data import assign_splits, read_folder
 from cffa_hf.data.row_cache import write_rows, written_rows
 from cffa_hf.data.rows import PersonRow
@@ -77,7 +77,14 @@ def open_rows(place: Place, report: Report, work: Path) -> OpenRows:
         read, paths = read_shard_rows(place.folder, report.refuse)
         return _opened(read, lambda: _assigned(read), lambda row: {"path": paths[row.image_id], "bytes": None})
     read, images, _ = read_dataset(place, report.refuse)
-    return _opened(read, lambda: _assigned(read), lambda row: images[row.image_id]["image"])
+
+    def divide() -> list[PersonRow]:
+        divided = _assigned(read)
+        if not report.number("error"):  # rows and images are joined only now, through caches that may be damaged
+            load_person_dataset(place.name if place.kind == "hub" else place.folder)
+        return divided
+
+    return _opened(read, divide, lambda row: images[row.image_id]["image"])
 
 
 def _opened(

@@ -142,7 +142,7 @@ def _json_lines(kept: Sequence[RawEntry]) -> bytes:
 
 def _csv(kept: Sequence[RawEntry], header: Sequence[str], separator: str) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=separator, lineterminator="\n")
+    writer = csv.writer(text, delimiter=separator, lineterminator="\r\n")  # or it would not quote both
     writer.writerow(header)
     for entry in kept:
         fields = (entry.content[name.strip()] for name in header)
