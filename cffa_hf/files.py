@@ -121,9 +121,7 @@ def new_file(path: str | Path, *, remedy: str = "choose another place", one_of_m
 
 
 @contextmanager
-def new_folder(
-    target: str | Path, *, over: bool = False, remedy: str = "choose another place"
-) -> Iterator[Path]:
+def new_folder(target: str | Path, *, over: bool = False, remedy: str = "choose another place") -> Iterator[Path]:
     """Fill a folder beside its place, and rename it when it is complete; one program at a time.
 
     What a killed attempt for the same target left behind is removed.
@@ -168,7 +166,7 @@ def complete(folder: str | Path) -> None:
     folder = Path(folder)
     mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:  # a hard link belongs to another too
             if stat.S_IMODE(path.stat().st_mode) != mode:
                 path.chmod(mode)
             flush(path)

@@ -18,7 +18,7 @@ WITHOUT = {
     "cffa_hf.loss_terms": {"alignment_terms", "prediction_terms"},
     "cffa_hf.metrics.reranking": {"neighbour_shares"},
     "cffa_hf.inputs.processor": {"clip_tokenizer"},
-    "cffa_hf.inputs.images": {"check_images", "first_escape"},
+    "cffa_hf.inputs.images": {"check_images", "escapes"},
     "cffa_hf.errors": {"explained", "plain_error"},
 }
 

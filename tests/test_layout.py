@@ -14,7 +14,7 @@ FLOORS = [
     "errors version names locks files json_files command_line matrix_product precision configuration_cffa losses loss_terms",
     "modeling_cffa inputs metrics demo cpu_layers",
     "data checkpoints inference arguments person_retrieval",
-    "evaluation records search",
+    "evaluation records search data_check",
     "reporting publishing",
     "training service page",
     "cli __init__",

@@ -14,6 +14,7 @@ COMMANDS = {
     "search": ("cffa_hf.cli.search", "rank a gallery, or a folder of images, by a sentence"),
     "serve": ("cffa_hf.cli.serve", "serve a gallery to many users over HTTP"),
     "app": ("cffa_hf.cli.app", "search a gallery on a page in the browser"),
+    "check-data": ("cffa_hf.cli.check_data", "list all problems of a dataset, or write a copy without them"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
     "convert": (
         "cffa_hf.cli.convert",

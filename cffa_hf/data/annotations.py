@@ -13,13 +13,17 @@ from cffa_hf.data.division import PersonDatasetDict, division_between
 from cffa_hf.data.rows import (
     SPLITS,
     PersonRow,
+    Refuse,
     check_files,
     hold_out_validation,
     row_error,
     rows_to_dataset,
     shorten,
+    stop,
     validate_rows,
+    warn_of_repeated,
 )
+from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.json_files import parse_json
 from cffa_hf.names import DEMO_MARKER
@@ -148,23 +152,60 @@ def load_annotations(
     Raises:
         InputError: Names the file, the row and the remedy.
     """
-    if name not in ANNOTATION_FORMATS:
-        raise InputError(f"There is no annotation format {name!r}; it must be one of {', '.join(ANNOTATION_FORMATS)}.")
-    spec = ANNOTATION_FORMATS[name]
+    spec = _format_named(name)
+    read = read_annotations(name, root, annotation_file)
+    rows, file = read.rows, read.files[0]
+    warn_of_repeated(rows, file)
+    if difference := count_differences(spec, rows, file):
+        warnings.warn(difference, stacklevel=2)
+    divided = divide_annotations(name, read, validation_identities, seed)
+    return PersonDatasetDict(rows_to_dataset(divided, read.images), division_between(rows, divided, seed))
+
+
+def read_annotations(
+    name: str, root: str | Path, annotation_file: str | Path | None = None, refuse: Refuse = stop
+) -> SourceRows:
+    """Read the rows of one of the three benchmarks, before identities are held out.
+
+    Args:
+        name: As `load_annotations` has it.
+        root: As `load_annotations` has it.
+        annotation_file: As `load_annotations` has it.
+        refuse: Is given every error of a row; the row is left out then.
+
+    Raises:
+        InputError: Names the file, the row and the remedy.
+    """
+    spec = _format_named(name)
     folder, file = _find(spec, Path(root).expanduser(), annotation_file)
-    rows = _read_rows(spec, file)
+    listed = _read_rows(spec, file, refuse)
     images = folder / "imgs"
     if not images.is_dir():
         raise InputError(
             f"{images}: the folder of the images of {spec.folder} is missing; {file.name} lists paths below it, so "
             "unpack the images there."
         )
-    check_files(rows, images, file)
-    _check_counts(spec, rows, file)
-    if validation_identities is None and spec.has_validation:
+    rows = check_files(listed, images, file, refuse=refuse)
+    return SourceRows(file, folder, (file,), images, listed, rows, lambda row: (file, row))
+
+
+def divide_annotations(
+    name: str, read: SourceRows, validation_identities: int | None = None, seed: int = 0
+) -> list[PersonRow]:
+    """Hold out the identities that `load_annotations` holds out.
+
+    Raises:
+        InputError: The number does not fit the data.
+    """
+    if validation_identities is None and _format_named(name).has_validation:
         validation_identities = 0
-    divided = hold_out_validation(rows, file, validation_identities, seed)
-    return PersonDatasetDict(rows_to_dataset(divided, images), division_between(rows, divided, seed))
+    return hold_out_validation(read.rows, read.source, validation_identities, seed)
+
+
+def _format_named(name: str) -> AnnotationFormat:
+    if name not in ANNOTATION_FORMATS:
+        raise InputError(f"There is no annotation format {name!r}; it must be one of {', '.join(ANNOTATION_FORMATS)}.")
+    return ANNOTATION_FORMATS[name]
 
 
 def _find(spec: AnnotationFormat, root: Path, annotation_file: str | Path | None) -> tuple[Path, Path]:
@@ -194,7 +235,7 @@ def _find(spec: AnnotationFormat, root: Path, annotation_file: str | Path | None
     )
 
 
-def _read_rows(spec: AnnotationFormat, file: Path) -> list[PersonRow]:
+def _read_rows(spec: AnnotationFormat, file: Path, refuse: Refuse) -> list[PersonRow]:
     entries = read_json(file)
     if not isinstance(entries, list):
         raise InputError(
@@ -207,11 +248,12 @@ def _read_rows(spec: AnnotationFormat, file: Path) -> list[PersonRow]:
         explanation = _NO_SPLIT if spec.name == "cuhk_pedes" else "has no 'split' in any row; use the original file"
         raise InputError(f"{file}: this file {explanation}.")
     names = {"file_path": spec.path_key, "person_id": "id"}
-    rows = validate_rows([_record(spec, row, entry) for row, entry in enumerate(entries)], file, names)
+    records = [_record(spec, row, entry) for row, entry in enumerate(entries)]
+    rows = validate_rows(records, file, names, refuse=refuse)
     for row in rows:
         if row.split is None:
-            raise row_error(file, row.image_id, row.file_path, "has no 'split'; it must be train, val or test")
-    return rows
+            refuse(row_error(file, row.image_id, row.file_path, "has no 'split'; it must be train, val or test"))
+    return [row for row in rows if row.split is not None]
 
 
 def _record(spec: AnnotationFormat, row: int, entry: Any) -> Any:
@@ -257,7 +299,11 @@ def count_rows(rows: Sequence[PersonRow]) -> dict[str, tuple[int, int, int]]:
     return counts
 
 
-def _check_counts(spec: AnnotationFormat, rows: Sequence[PersonRow], file: Path) -> None:
+def count_differences(spec: AnnotationFormat, rows: Sequence[PersonRow], file: Path) -> str | None:
+    """Say in a sentence how the counts differ from the official ones; None if they do not.
+
+    Of rendered demo data, which a file `demo.json` beside the annotations marks, it is only an information in the log.
+    """
     found = count_rows(rows)
     differences = []
     for split in SPLITS:
@@ -268,7 +314,7 @@ def _check_counts(spec: AnnotationFormat, rows: Sequence[PersonRow], file: Path)
             if here != there:
                 differences.append(f"{split} {what} {here:,} instead of {there:,}")
     if not differences:
-        return
+        return None
     identities = tuple(found.get(split, (0, 0, 0))[0] for split in SPLITS)
     known = spec.other_identities.get(identities)
     message = (
@@ -277,5 +323,5 @@ def _check_counts(spec: AnnotationFormat, rows: Sequence[PersonRow], file: Path)
     )
     if (file.parent / DEMO_MARKER).exists():
         logger.info(message)
-    else:
-        warnings.warn(message, stacklevel=3)
+        return None
+    return message

@@ -42,7 +42,7 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
             rows = split.select_columns(["image", "image_id", "file_path"])
             for batch in rows.iter(batch_size=512):
                 for image_id, path, reason in zip(
-                    batch["image_id"], batch["file_path"], pool.map(_failure, batch["image"]), strict=True
+                    batch["image_id"], batch["file_path"], pool.map(failure_reason, batch["image"]), strict=True
                 ):
                     if reason:
                         failures.add(name, image_id, path, reason)
@@ -57,8 +57,12 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
             return
 
 
-def _failure(source: dict[str, Any] | None) -> str:
-    """Return why an image cannot be used, or an empty text."""
+def failure_reason(source: dict[str, Any] | None) -> str:
+    """Return why an image cannot be used ("missing", or in words), or an empty text.
+
+    Args:
+        source: Path and bytes, as a column of images that are not decoded has them.
+    """
     if source is None or (source["bytes"] is None and not os.path.exists(file_of(source["path"] or ""))):
         return "missing"
     try:
@@ -94,7 +98,7 @@ class _Failures:
         verb = "is" if self.number == 1 else "are"
         return (
             f"{self.number:,} of {total:,} images {verb} missing or cannot be read: {', '.join(self.first)}{more}{advice}, "
-            "or remove their rows."
+            "or remove their rows (`cffa-hf check-data` lists all)."
         )
 
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from cffa_hf.data.json_stream import stream_list, stream_object
 from cffa_hf.data.layouts import Layout
-from cffa_hf.data.rows import row_error, shorten
+from cffa_hf.data.rows import CONFLICT, Refuse, row_error, shorten, stop
 from cffa_hf.errors import InputError
 
 AT_ONCE = 1024
@@ -51,25 +51,37 @@ class Entry:
     path: str | None = None
 
 
-def read_entries(layout: Layout, files: Sequence[tuple[str, Path]]) -> Iterator[Entry]:
+def read_entries(layout: Layout, files: Sequence[tuple[str, Path]], refuse: Refuse = stop) -> Iterator[Entry]:
     """Yield the entries of all files in their order, without merging.
+
+    Args:
+        layout: Of the files.
+        files: (split, file).
+        refuse: Is given every error; what is damaged is left out then.
 
     Raises:
         InputError: Names the file that is damaged or of another kind.
     """
     for number, (split, file) in enumerate(files):
-        if layout.holds == "captions by path":
-            for row, (path, content) in enumerate(stream_object(file)):
+        try:
+            yield from _entries_of(layout, split, number, file, refuse)
+        except InputError as error:
+            refuse(error)
+
+
+def _entries_of(layout: Layout, split: str, number: int, file: Path, refuse: Refuse) -> Iterator[Entry]:
+    if layout.holds == "captions by path":
+        for row, (path, content) in enumerate(stream_object(file)):
+            yield Entry(split, number, row, content, path)
+        return
+    for row, item in enumerate(stream_list(file)):
+        if layout.holds == "rows":
+            yield Entry(split, number, row, item)
+        elif isinstance(item, dict):
+            for path, content in item.items():
                 yield Entry(split, number, row, content, path)
-            continue
-        for row, item in enumerate(stream_list(file)):
-            if layout.holds == "rows":
-                yield Entry(split, number, row, item)
-            elif isinstance(item, dict):
-                for path, content in item.items():
-                    yield Entry(split, number, row, content, path)
-            else:
-                raise row_error(file, row, None, f"is {shorten(item)}, not an object of image path and captions")
+        else:
+            refuse(row_error(file, row, None, f"is {shorten(item)}, not an object of image path and captions"))
 
 
 def captions_of(layout: Layout, content: Any) -> Any:
@@ -105,7 +117,9 @@ def refuse_long_captions(captions: Any, file: Path, row: int, image: Any) -> Non
             raise row_error(file, row, image, problem)
 
 
-def merge_entries(layout: Layout, files: Sequence[tuple[str, Path]], folder: Path) -> Iterator[Entry]:
+def merge_entries(
+    layout: Layout, files: Sequence[tuple[str, Path]], folder: Path, refuse: Refuse = stop
+) -> Iterator[Entry]:
     """Merge the entries of several files by the base name of their image, under which it lies in one flat folder.
 
     Everything is written once into an Arrow file; in memory are eight bytes for each entry and one part of the images.
@@ -114,6 +128,7 @@ def merge_entries(layout: Layout, files: Sequence[tuple[str, Path]], folder: Pat
         layout: Its entries are captions by path.
         files: (split, file); all of one split.
         folder: Where the Arrow file is written.
+        refuse: Is given every error; the entry is left out then.
 
     Yields:
         The merged entries in the order in which the images come up first.
@@ -122,7 +137,7 @@ def merge_entries(layout: Layout, files: Sequence[tuple[str, Path]], folder: Pat
         InputError: One file names two images of the same base name, or an entry holds no captions.
     """
     spool = folder / "entries.arrow"
-    hashes = _write_spool(layout, files, spool)
+    hashes = _write_spool(layout, files, spool, refuse)
     entries = Dataset.from_file(str(spool)).with_format("arrow")
     order = np.argsort(hashes, kind="stable")
     begins = np.flatnonzero(np.diff(hashes[order], prepend=np.uint64(~hashes[order[0]]) if len(order) else 0))
@@ -137,41 +152,40 @@ def merge_entries(layout: Layout, files: Sequence[tuple[str, Path]], folder: Pat
         for entry in entries[members.tolist()].to_pylist():
             found.setdefault(entry["name"], []).append(entry)
         for name, group in found.items():
-            yield _merged(name, group, files)
+            yield _merged(name, group, files, refuse)
     spool.unlink()
 
 
-def _merged(name: str, group: list[dict[str, Any]], files: Sequence[tuple[str, Path]]) -> Entry:
+def _merged(name: str, group: list[dict[str, Any]], files: Sequence[tuple[str, Path]], refuse: Refuse) -> Entry:
     first_of: dict[int, dict[str, Any]] = {}
+    kept = []
     for entry in group:
         first = first_of.setdefault(entry["file"], entry)
-        if first is not entry:
-            problem = (
-                f"has the same file name as row {first['row']} (image {shorten(first['path'])}), and captions are merged by "
-                "file name: rename one of the images, or remove one of the rows"
-            )
-            raise row_error(files[entry["file"]][1], entry["row"], entry["path"], problem)
-    first = group[0]
-    captions = [caption for entry in group for caption in entry["captions"]]
+        if first is entry:
+            kept.append(entry)
+            continue
+        problem = (
+            f"has the same file name as row {first['row']} (image {shorten(first['path'])}), and captions are merged by "
+            "file name: rename one of the images, or remove one of the rows"
+        )
+        refuse(row_error(files[entry["file"]][1], entry["row"], entry["path"], problem, CONFLICT))
+    first = kept[0]
+    captions = [caption for entry in kept for caption in entry["captions"]]
     return Entry(files[first["file"]][0], first["file"], first["row"], captions, name)
 
 
-def _write_spool(layout: Layout, files: Sequence[tuple[str, Path]], spool: Path) -> np.ndarray:
+def _write_spool(layout: Layout, files: Sequence[tuple[str, Path]], spool: Path, refuse: Refuse) -> np.ndarray:
     """Write the entries of all files into one Arrow file; return a hash of each base name, `(entries,)`, uint64."""
     hashes = array("Q")
     with spool.open("wb") as stream, pa.ipc.new_stream(stream, _SPOOL) as writer:
-        for batch in batched(read_entries(layout, files)):
+        for batch in batched(read_entries(layout, files, refuse)):
             rows = []
             for entry in batch:
-                captions = captions_of(layout, entry.content)
-                file = files[entry.file][1]
-                if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-                    problem = f"has {shorten(entry.content)} as its captions; it must be a text or a list of texts"
-                    raise row_error(file, entry.row, entry.path, problem)
-                refuse_long_captions(captions, file, entry.row, entry.path)
-                name = str(entry.path).rpartition("/")[2]
-                if not name:
-                    raise row_error(file, entry.row, None, "names no image, but a folder; remove it")
+                try:
+                    captions, name = _named_captions(layout, entry, files[entry.file][1])
+                except InputError as error:
+                    refuse(error)
+                    continue
                 hashes.append(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
                 rows.append(
                     {"name": name, "path": entry.path, "captions": captions, "file": entry.file, "row": entry.row}
@@ -182,25 +196,46 @@ def _write_spool(layout: Layout, files: Sequence[tuple[str, Path]], spool: Path)
     return np.frombuffer(hashes, dtype=np.uint64)
 
 
-def number_identities(layout: Layout, files: Sequence[tuple[str, Path]], entries: Iterable[Entry]) -> Iterator[Entry]:
+def _named_captions(layout: Layout, entry: Entry, file: Path) -> tuple[list[str], str]:
+    """Return the captions of an entry, and the base name of its image."""
+    captions = captions_of(layout, entry.content)
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        problem = f"has {shorten(entry.content)} as its captions; it must be a text or a list of texts"
+        raise row_error(file, entry.row, entry.path, problem)
+    refuse_long_captions(captions, file, entry.row, entry.path)
+    name = str(entry.path).rpartition("/")[2]
+    if not name:
+        raise row_error(file, entry.row, None, "names no image, but a folder; remove it")
+    return captions, name
+
+
+def number_identities(
+    layout: Layout, files: Sequence[tuple[str, Path]], entries: Iterable[Entry], refuse: Refuse = stop
+) -> Iterator[Entry]:
     """Turn identities that are texts into numbers, in place: digits are read, other texts numbered as they come up.
+
+    Args:
+        layout: Of the files.
+        files: (split, file).
+        entries: Of all files.
+        refuse: Is given every error; the entry is left out then.
 
     Raises:
         InputError: Some identities of the same files are numbers and some are other texts.
     """
     numbers: dict[str, int] = {}
-    kinds = set()
+    first_kind = None
     for entry in entries:
         person = entry.content.get(layout.person_key) if isinstance(entry.content, dict) else None
-        if isinstance(person, str) and person:
-            digits = re.fullmatch("0|[1-9][0-9]{0,17}", person)
-            kinds.add("number" if digits else "text")
-            entry.content[layout.person_key] = int(person) if digits else numbers.setdefault(person, len(numbers))
-        elif isinstance(person, int):
-            kinds.add("number")
-        if len(kinds) > 1:
+        digits = isinstance(person, str) and re.fullmatch("0|[1-9][0-9]{0,17}", person)
+        kind = "number" if digits or isinstance(person, int) else "text" if isinstance(person, str) and person else None
+        first_kind = first_kind or kind
+        if kind not in (None, first_kind):
             problem = f"has {shorten(person)} as {layout.person_key!r}, but of all rows either none or each has a number there"
-            raise row_error(files[entry.file][1], entry.row, None, problem)
+            refuse(row_error(files[entry.file][1], entry.row, None, problem))
+            continue
+        if isinstance(person, str) and person:
+            entry.content[layout.person_key] = int(person) if digits else numbers.setdefault(person, len(numbers))
         yield entry
 
 

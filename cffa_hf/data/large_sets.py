@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,24 @@ def announce(layout: Layout, folder: Path, facts: SetFacts) -> None:
         parts.append(f"{split} has {identities:,} identities, {images:,} images and {captions:,} captions")
     own = "; each image is an identity of its own" if layout.person_key is None else ""
     logger.info(f"{folder}: {', '.join(parts)}{own}.")
-    remarks = list(facts.remarks)
-    found = [sum(numbers) for numbers in zip(*facts.counts.values(), strict=True)]
-    for what, here, there in zip(("identities", "images", "captions"), found, layout.counts, strict=True):
-        if there is not None and here != there:
-            remarks.append(f"{here:,} {what} instead of the {there:,} that are published")
+    remarks = [*facts.remarks, *differing_counts(layout, facts.counts)]
     if remarks:
         warnings.warn(f"{folder}: {'; '.join(remarks)}.", stacklevel=4)
+
+
+def differing_counts(layout: Layout, counts: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Describe the counts that differ from the published ones, without the full stop.
+
+    Args:
+        layout: Of the set.
+        counts: (identities, images, captions) of each split.
+    """
+    found = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
+    return [
+        f"{here:,} {what} instead of the {there:,} that are published"
+        for what, here, there in zip(("identities", "images", "captions"), found, layout.counts, strict=True)
+        if there is not None and here != there
+    ]
 
 
 def hold_out(rows: DatasetDict, source: str, validation_identities: int | None, seed: int) -> PersonDatasetDict:

@@ -2,9 +2,10 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -47,13 +48,27 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class _Prints:
-    """What is compared of the images of one split."""
+class ImagePrints:
+    """What is compared of the images of one split.
 
-    paths: list[str]
-    digests: list[bytes]
-    bits: np.ndarray  # (images, 4) uint64
-    grey: np.ndarray  # (images, 16 * 17) uint8
+    Attributes:
+        paths: Of the images.
+        digests: Of their files.
+        grey: Small grey versions, `(images, 272)`, uint8.
+        bits: Hashes of these, `(images, 4)`, uint64.
+    """
+
+    paths: Sequence[str]
+    digests: Sequence[bytes]
+    grey: np.ndarray
+
+    @cached_property
+    def bits(self) -> np.ndarray:
+        """Hash the grey versions."""
+        image = self.grey.reshape(-1, _SIDE, _SIDE + 1)
+        octets = np.packbits(image[:, :, 1:] > image[:, :, :-1], axis=-1).reshape(-1, 8, 4)
+        # Every fourth octet goes into one word, so that each word is a coarse picture of the whole image.
+        return np.ascontiguousarray(octets.transpose(0, 2, 1)).reshape(-1, 32).view(np.uint64)
 
 
 def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak]:
@@ -76,11 +91,20 @@ def find_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[Leak
     if len(dataset) < 2:
         return []  # nothing to compare with, however many images there are
     people = {name: set(split["person_id"]) for name, split in dataset.items()}
-    prints = {name: _take_prints(split, workers) for name, split in dataset.items()}
+    return compare_splits(people, {name: _take_prints(split, workers) for name, split in dataset.items()})
+
+
+def compare_splits(people: Mapping[str, set[int]], prints: Mapping[str, ImagePrints]) -> list[Leak]:
+    """Compare every two splits, as `find_leaks` does, by what is known of them.
+
+    Args:
+        people: Identities of each split.
+        prints: Of the images of each split.
+    """
     identities: list[Leak] = []
     files: list[Leak] = []
     similar: list[Leak] = []
-    for one, other in combinations(dataset, 2):
+    for one, other in combinations(prints, 2):
         shared = sorted(people[one] & people[other])
         identities += [Leak("identity", (one, other), str(person), str(person)) for person in shared]
         a, b = prints[one], prints[other]
@@ -113,25 +137,25 @@ def warn_of_leaks(dataset: DatasetDict, *, workers: int | None = None) -> list[L
     return leaks
 
 
-def _take_prints(split: Dataset, workers: int | None) -> _Prints:
+def _take_prints(split: Dataset, workers: int | None) -> ImagePrints:
     paths: list[str] = []
     digests: list[bytes] = []
     grey = np.empty((len(split), _SIDE * (_SIDE + 1)), np.uint8)
     with ThreadPoolExecutor(workers) as pool:
         for batch in split.select_columns(["image", "file_path"]).iter(batch_size=512):
-            for digest, small in pool.map(_fingerprint, batch["image"]):
+            for digest, small in pool.map(image_print, batch["image"]):
                 grey[len(digests)] = small
                 digests.append(digest)
             paths += batch["file_path"]
-    image = grey.reshape(-1, _SIDE, _SIDE + 1)
-    octets = np.packbits(image[:, :, 1:] > image[:, :, :-1], axis=-1).reshape(-1, 8, 4)
-    # Every fourth octet goes into one word, so that each word is a coarse picture of the whole image.
-    bits = np.ascontiguousarray(octets.transpose(0, 2, 1)).reshape(-1, 32).view(np.uint64)
-    return _Prints(paths, digests, bits, grey)
+    return ImagePrints(paths, digests, grey)
 
 
-def _fingerprint(source: dict[str, Any]) -> tuple[bytes, np.ndarray]:
-    """Return the digest of the file and a small grey version of the image, flat."""
+def image_print(source: dict[str, Any]) -> tuple[bytes, np.ndarray]:
+    """Return the digest of the file and a small grey version of the image, `(272,)`, uint8.
+
+    Raises:
+        InputError: The image is missing or cannot be read.
+    """
     path = source["path"]
     if source["bytes"] is None and path and (packed := read_packed(path)) is not None:
         source = {"path": path, "bytes": packed}
@@ -141,7 +165,7 @@ def _fingerprint(source: dict[str, Any]) -> tuple[bytes, np.ndarray]:
     return hashlib.blake2b(source["bytes"], digest_size=16).digest(), np.asarray(small).reshape(-1)
 
 
-def _near_pairs(a: _Prints, b: _Prints) -> Iterator[tuple[int, int]]:
+def _near_pairs(a: ImagePrints, b: ImagePrints) -> Iterator[tuple[int, int]]:
     """Yield the pairs (image of a, image of b) that look the same; a pair may come more than once."""
     words = a.bits.shape[1]
     chunk = max(1, 1_000_000 // max(1, len(b.paths)))

@@ -2,11 +2,15 @@
 
 import json
 import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 
@@ -14,10 +18,13 @@ from cffa_hf.data.annotations import ANNOTATION_FORMATS, load_annotations
 from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.large_sets import load_layout, refuse_test_identities
 from cffa_hf.data.layouts import LAYOUTS, layout_named
-from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
+from cffa_hf.data.metadata import METADATA_FILES, find_metadata
+from cffa_hf.data.own_data import load_dataset_dict, load_folder, read_dataset_rows
+from cffa_hf.data.rows import Refuse, RowError, stop
 from cffa_hf.data.shard_reading import load_shards
 from cffa_hf.data.shards import find_shards
-from cffa_hf.errors import InputError, one_line
+from cffa_hf.data.source_rows import SourceRows
+from cffa_hf.errors import LONGEST_MESSAGE, InputError, one_line
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -54,34 +61,80 @@ def load_person_dataset(
     Raises:
         InputError: Names what is wrong and the remedy, and what is possible when nothing fits.
     """
+    place = locate_dataset(dataset, root, annotation_file)
+    numbers: dict[str, Any] = {"validation_identities": validation_identities, "test_identities": test_identities}
+    numbers["seed"] = seed
+    try:
+        if place.kind == "benchmark":
+            return _load_benchmark(place.name, place.folder, annotation_file, **numbers)
+        if place.kind == "layout":
+            refuse_test_identities(place.name, test_identities)
+            return load_layout(place.name, place.folder, annotation_file, validation_identities, seed, check_files)
+        if place.kind == "hub":
+            return load_dataset_dict(
+                _load_from_hub(place.name), place.name, folders=_downloads_of(place.name), **numbers
+            )
+        if place.kind == "saved":
+            return _load_saved(place.folder, numbers)
+        return (load_folder if place.kind == "folder" else load_shards)(place.folder, **numbers)
+    except RowError as error:
+        named = f" --dataset {place.name}" if place.kind in ("benchmark", "layout") else ""
+        hint = f" (`cffa-hf check-data {shlex.quote(str(place.folder))}{named}` lists all problems)"
+        if place.kind == "hub" or len(str(error)) + len(hint) > LONGEST_MESSAGE:
+            raise
+        raise InputError(f"{str(error)[:-1]}{hint}.") from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset is, and what it is.
+
+    Attributes:
+        kind: Of its files.
+        name: Of the benchmark or layout, or on the Hub; otherwise as it was given.
+        folder: The folder of the dataset, or for benchmarks and layouts perhaps the one above.
+    """
+
+    kind: Literal["benchmark", "layout", "saved", "folder", "shards", "hub"]
+    name: str
+    folder: Path
+
+
+def locate_dataset(
+    dataset: str | Path, root: str | Path | None = None, annotation_file: str | Path | None = None
+) -> Place:
+    """Find a dataset, and tell what it is.
+
+    Args:
+        dataset: As `load_person_dataset` has it.
+        root: As `load_person_dataset` has it.
+        annotation_file: As `load_person_dataset` has it.
+
+    Raises:
+        InputError: Names what is possible when nothing fits.
+    """
     name = str(dataset).strip()
     key = {spec.folder.lower(): spec.name for spec in ANNOTATION_FORMATS.values()}.get(name.lower(), name.lower())
     if key in ANNOTATION_FORMATS and not (root is None and Path(name).expanduser().is_dir()):
-        root = _needed(root, name, ANNOTATION_FORMATS[key].folder)
-        return _load_benchmark(key, root, annotation_file, validation_identities, test_identities, seed)
-
+        return Place("benchmark", key, Path(_needed(root, name, ANNOTATION_FORMATS[key].folder)).expanduser())
     if (layout := layout_named(name)) and not (root is None and Path(name).expanduser().is_dir()):
-        refuse_test_identities(layout.name, test_identities)
-        root = _needed(root, name, layout.folder)
-        return load_layout(layout.name, root, annotation_file, validation_identities, seed, check_files)
-    numbers: dict[str, Any] = {"validation_identities": validation_identities, "test_identities": test_identities}
-    numbers["seed"] = seed
+        return Place("layout", layout.name, Path(_needed(root, name, layout.folder)).expanduser())
     folder = Path(root or "").expanduser() / Path(name).expanduser()
     if name and folder.is_dir():
         if benchmark := _benchmark_in(folder, annotation_file):
-            return _load_benchmark(benchmark, folder, annotation_file, validation_identities, test_identities, seed)
+            return Place("benchmark", benchmark, folder)
         _refuse_annotation_file(annotation_file, name)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return _load_saved(folder, numbers)
+            return Place("saved", name, folder)
         if find_metadata(folder):
-            return load_folder(folder, **numbers)
+            return Place("folder", name, folder)
         if find_shards(folder)[2]:
-            return load_shards(folder, **numbers)
+            return Place("shards", name, folder)
         raise InputError(f"{folder}: this folder holds no dataset of a known layout; {_possibilities()}.")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)
-    return load_dataset_dict(_load_from_hub(name), name, folders=_downloads_of(name), **numbers)
+    return Place("hub", name, folder)
 
 
 def _needed(root: str | Path | None, name: str, folder: str) -> str | Path:
@@ -110,6 +163,7 @@ def _load_benchmark(
     name: str,
     root: str | Path,
     annotation_file: str | Path | None,
+    *,
     validation_identities: int | None,
     test_identities: int | None,
     seed: int,
@@ -146,25 +200,58 @@ _DAMAGE = (
 
 
 def _load_saved(folder: Path, numbers: dict[str, Any]) -> PersonDatasetDict:
-    """Read what `save_to_disk` wrote; its splits and Arrow files are its own, whatever its JSON files name."""
-    try:
-        parts = [folder]
-        if (folder / "dataset_dict.json").is_file():
-            splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-            parts = [_own_file(folder, split) for split in splits]
-        for part in parts:
-            for file in ("state.json", "dataset_info.json", *(path.name for path in part.glob("*.arrow"))):
-                if not _own_file(part, file).is_file():
-                    raise ValueError(f"{part.name}/{file} is no file")
-            for entry in json.loads((part / "state.json").read_text(encoding="utf-8"))["_data_files"]:
-                _own_file(part, entry["filename"])
+    with _readable(folder):
+        _check_saved(folder)
         return load_dataset_dict(datasets.load_from_disk(str(folder)), str(folder), folders=[folder], **numbers)
+
+
+def read_dataset(place: Place, refuse: Refuse = stop) -> tuple[SourceRows, Dataset, DatasetDict | Dataset]:
+    """Read the rows of a dataset that is saved on disk or on the Hub, before its identities are divided.
+
+    Args:
+        place: Of the kind "saved" or "hub".
+        refuse: Is given every error of a row; the row is left out then.
+
+    Returns:
+        The rows, the images of all records by their `image_id`, and the dataset as it is there.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    if place.kind == "hub":
+        data = _load_from_hub(place.name)
+        return (*read_dataset_rows(data, place.name, _downloads_of(place.name), refuse)[:2], data)
+    with _readable(place.folder):
+        _check_saved(place.folder)
+        saved = datasets.load_from_disk(str(place.folder))
+        return (*read_dataset_rows(saved, str(place.folder), [place.folder], refuse)[:2], saved)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise of damaged files into an InputError."""
+    try:
+        yield
     except InputError:
         raise
     except _DAMAGE as error:
         raise InputError(
             f"{folder}: the saved dataset cannot be read ({one_line(error, 200)}); save it again."
         ) from error
+
+
+def _check_saved(folder: Path) -> None:
+    """Check what `save_to_disk` wrote: its splits and Arrow files are its own, whatever its JSON files name."""
+    parts = [folder]
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        parts = [_own_file(folder, split) for split in splits]
+    for part in parts:
+        for file in ("state.json", "dataset_info.json", *(path.name for path in part.glob("*.arrow"))):
+            if not _own_file(part, file).is_file():
+                raise ValueError(f"{part.name}/{file} is no file")
+        for entry in json.loads((part / "state.json").read_text(encoding="utf-8"))["_data_files"]:
+            _own_file(part, entry["filename"])
 
 
 def _downloads_of(name: str) -> list[Path]:

@@ -1,26 +1,27 @@
 """Your own data: a folder with a metadata file, or a dataset that is saved on disk or on the Hub."""
 
-import csv
-import json
 import logging
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from cffa_hf.data.division import PersonDatasetDict, division_between
+from cffa_hf.data.metadata import METADATA_FILES, captions_of_entry, find_metadata, read_metadata
 from cffa_hf.data.rows import (
+    CONFLICT,
     FEATURES,
+    OUTSIDE,
     SPLITS,
     PersonRow,
+    Refuse,
+    RowError,
     check_files,
     count,
     divide_identities,
@@ -28,39 +29,15 @@ from cffa_hf.data.rows import (
     row_columns,
     row_error,
     rows_to_dataset,
+    stop,
     validate_rows,
 )
+from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_SPLIT_FOLDERS = ("train", "val", "validation", "test")
 _NAMES = {"file_path": "file_name"}
-
-
-def find_metadata(folder: Path) -> list[tuple[str | None, Path]]:
-    """Find the metadata files of a folder.
-
-    Returns:
-        (None, file) for a metadata file in the folder itself; otherwise (split, file) for each of the sub-folders
-        train, val or validation, and test that has one; empty if there is none.
-
-    Raises:
-        InputError: One folder has several metadata files.
-    """
-    found = _metadata_in(folder)
-    if found:
-        return [(None, found)]
-    files = [(name, _metadata_in(folder / name)) for name in _SPLIT_FOLDERS]
-    return [(split, file) for split, file in files if file]
-
-
-def _metadata_in(folder: Path) -> Path | None:
-    files = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
-    if len(files) > 1:
-        raise InputError(f"{folder}: has {' and '.join(file.name for file in files)}; keep only one of them.")
-    return files[0] if files else None
 
 
 def load_folder(
@@ -73,12 +50,30 @@ def load_folder(
     """Load a folder of images with `metadata.jsonl`, `metadata.csv` or `metadata.parquet` (the ImageFolder convention).
 
     Columns: `file_name` (relative to the metadata file), `captions` (a list; in a CSV a JSON list) or `caption` (one
-    text), `person_id`, and where known `split` and `camera`; others are ignored. Several rows of one image become one
-    row with all their captions. The metadata file lies in the folder itself, or one in each of the sub-folders train/,
-    validation/ (or val/) and test/. For person_ids, splits and the two numbers of identities see `load_dataset_dict`.
+    text; `caption1`, `caption2` ... for more), `person_id`, and where known `split` and `camera`; others are ignored.
+    Several rows of one image become one row with all their captions. The metadata file lies in the folder itself, or one
+    in each of the sub-folders train/, validation/ (or val/) and test/. For person_ids, splits and the two numbers of
+    identities see `load_dataset_dict`.
 
     Returns:
         Splits of the dataset form; `file_path` is relative to `folder`, `image_id` numbers the rows of the metadata.
+
+    Raises:
+        InputError: Names the file, the row and the remedy.
+    """
+    read = read_folder(folder)
+    divided = assign_splits(
+        read.rows, read.source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
+    )
+    return PersonDatasetDict(rows_to_dataset(divided, read.images), division_between(read.rows, divided, seed))
+
+
+def read_folder(folder: str | Path, refuse: Refuse = stop) -> SourceRows:
+    """Read the rows that `load_folder` divides.
+
+    Args:
+        folder: As `load_folder` has it.
+        refuse: Is given every error of a row; the row is left out then.
 
     Raises:
         InputError: Names the file, the row and the remedy.
@@ -93,17 +88,17 @@ def load_folder(
     records: list[Any] = []
     origins: list[tuple[Path, int]] = []
     for split, file in files:
-        for row, entry in enumerate(read_metadata(file)):
+        for row, entry in read_metadata(file, refuse):
             records.append(_folder_record(entry, len(records), split, "" if split is None else f"{file.parent.name}/"))
             origins.append((file, row))
     source = files[0][1] if len(files) == 1 else folder
-    rows = _make_rows(records, source, _NAMES, origins.__getitem__)
-    rows = _merge_captions(rows, origins.__getitem__)
-    check_files(rows, folder, source, origins.__getitem__)
-    divided = assign_splits(
-        rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
+    people = _number_identities(records)
+    listed = _make_rows(records, source, _NAMES, origins.__getitem__, refuse)
+    rows = _merge_captions(listed, origins.__getitem__, people, refuse)
+    rows = check_files(rows, folder, source, origins.__getitem__, refuse)
+    return SourceRows(
+        source, folder, tuple(file for _, file in files), folder, listed, rows, origins.__getitem__, people
     )
-    return PersonDatasetDict(rows_to_dataset(divided, folder), division_between(rows, divided, seed))
 
 
 def _folder_record(entry: Any, row: int, split: str | None, prefix: str) -> Any:
@@ -130,65 +125,10 @@ def _record(entry: dict[str, Any], row: int) -> dict[str, Any]:
     """Bring captions, identity, split and camera of one entry under the names of `PersonRow`."""
     record = {key: entry[key] for key in ("person_id", "split", "camera") if entry.get(key) not in (None, "")}
     record["image_id"] = row
-    if entry.get("captions") is not None:
-        record["captions"] = entry["captions"]
-    elif entry.get("caption") is not None:
-        caption = entry["caption"]
-        record["captions"] = caption if isinstance(caption, list) else [caption]
+    captions = captions_of_entry(entry)
+    if captions is not None:
+        record["captions"] = captions
     return record
-
-
-def read_metadata(file: Path) -> Iterator[Any]:
-    """Read the rows of a metadata file (.jsonl, .csv or .parquet); InputError names file and row of a damaged one."""
-    try:
-        if file.suffix == ".parquet":
-            yield from pq.read_table(file).to_pylist()
-            return
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix == ".jsonl":
-                yield from _read_json_lines(lines, file)
-            else:
-                yield from _read_csv(lines, file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file}: the file cannot be read ({error}); write it again.") from error
-
-
-def _read_json_lines(lines: Any, file: Path) -> Iterator[Any]:
-    row = 0
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise row_error(file, row, None, f"is no valid JSON ({error}); every line must hold one object") from error
-        row += 1
-
-
-def _read_csv(lines: Any, file: Path) -> Iterator[Any]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(lines)
-    try:
-        for row, entry in enumerate(reader):
-            if None in entry or None in entry.values():
-                problem = (
-                    f"has not the {len(reader.fieldnames or [])} fields of the header; put texts with commas in quotes"
-                )
-                raise row_error(file, row, entry.get("file_name"), problem)
-            if entry.get("captions"):
-                try:
-                    entry["captions"] = json.loads(entry["captions"])
-                except (ValueError, RecursionError) as error:
-                    problem = (
-                        'has captions that are no JSON list; write a list like ["one", "two"], or name the column '
-                        "'caption' and write one caption a row"
-                    )
-                    raise row_error(file, row, entry.get("file_name"), problem) from error
-            yield entry
-    except csv.Error as error:
-        raise InputError(f"{file}: no valid CSV ({error}); write it again.") from error
 
 
 def _make_rows(
@@ -196,25 +136,29 @@ def _make_rows(
     source: str | Path,
     names: dict[str, str],
     locate: Callable[[int], tuple[str | Path, int]],
+    refuse: Refuse = stop,
 ) -> list[PersonRow]:
-    """Number the identities, validate every record, and ask for the split in all rows or in none."""
+    """Validate every record, and ask for the split in all rows or in none."""
     if not records:
         raise InputError(f"{source}: there are no rows in it; write one for each image.")
-    _number_identities(records)
-    rows = validate_rows(records, source, names, locate)
-    if any(row.split for row in rows):
-        for row in rows:
-            if row.split is None:
-                problem = "has no split, but other rows have one; give all rows a split, or none"
-                raise row_error(*locate(row.image_id), row.file_path, problem)
-    return rows
+    rows = validate_rows(records, source, names, locate, refuse)
+    undivided = [row for row in rows if row.split is None]
+    if len(undivided) == len(rows):
+        return rows
+    for row in undivided:
+        problem = "has no split, but other rows have one; give all rows a split, or none"
+        refuse(row_error(*locate(row.image_id), row.file_path, problem))
+    return [row for row in rows if row.split is not None]
 
 
-def _number_identities(records: list[Any]) -> None:
+def _number_identities(records: list[Any]) -> dict[int, str]:
     """Turn the person_id of every record into a whole number, in place.
 
     When all are whole numbers (also written as text, as in a CSV: "12", but not "0012"), they stay as they are.
     Otherwise the different texts are numbered from 0 in sorted order. Any other value is left for validation to refuse.
+
+    Returns:
+        The text of each number, where it is another.
     """
     values = [record["person_id"] for record in records if isinstance(record, dict) and "person_id" in record]
     texts = {str(value) for value in values if isinstance(value, (int, str)) and not isinstance(value, bool)}
@@ -226,9 +170,15 @@ def _number_identities(records: list[Any]) -> None:
         if isinstance(record, dict) and "person_id" in record and not isinstance(record["person_id"], bool):
             value = record["person_id"]
             record["person_id"] = numbers.get(str(value), value) if isinstance(value, (int, str)) else value
+    return {number: text for text, number in numbers.items() if text != str(number)}
 
 
-def _merge_captions(rows: Sequence[PersonRow], locate: Callable[[int], tuple[str | Path, int]]) -> list[PersonRow]:
+def _merge_captions(
+    rows: Sequence[PersonRow],
+    locate: Callable[[int], tuple[str | Path, int]],
+    people: Mapping[int, str],
+    refuse: Refuse,
+) -> list[PersonRow]:
     """Merge the rows of one image into the first of them."""
     merged: dict[str, PersonRow] = {}
     for row in rows:
@@ -236,15 +186,16 @@ def _merge_captions(rows: Sequence[PersonRow], locate: Callable[[int], tuple[str
         if first is None:
             merged[row.file_path] = row.model_copy()
             continue
-        for field in ("person_id", "split"):
-            here, there = getattr(row, field), getattr(first, field)
-            if here != there:
-                problem = (
-                    f"has the {field} {here!r}, but row {locate(first.image_id)[1]} gives the same image {there!r}; "
-                    "an image shows one person and is in one split"
-                )
-                raise row_error(*locate(row.image_id), row.file_path, problem)
-        first.captions = first.captions + row.captions
+        different = [field for field in ("person_id", "split") if getattr(row, field) != getattr(first, field)]
+        for field in different:
+            here, there = (people.get(each, each) for each in (getattr(row, field), getattr(first, field)))
+            problem = (
+                f"has the {field} {here!r}, but row {locate(first.image_id)[1]} gives the same image {there!r}; an image "
+                "shows one person and is in one split"
+            )
+            refuse(row_error(*locate(row.image_id), row.file_path, problem, CONFLICT))
+        if not different:
+            first.captions = first.captions + row.captions
     return list(merged.values())
 
 
@@ -296,13 +247,14 @@ def assign_splits(
     return [row.model_copy(update={"split": division[row.person_id]}) for row in rows]
 
 
-def contain_images(images: Dataset, source: str, folders: Sequence[Path]) -> Dataset:
+def contain_images(images: Dataset, source: str, folders: Sequence[Path], refuse: Refuse = stop) -> Dataset:
     """Refuse images that a dataset names by a path outside its own folders; whoever made it may name any file.
 
     Args:
         images: One column `image`, not decoded.
         source: What to call it in messages.
         folders: See `load_dataset_dict`.
+        refuse: Is given every error.
 
     Returns:
         The images, with absolute paths where there are no bytes.
@@ -326,7 +278,7 @@ def contain_images(images: Dataset, source: str, folders: Sequence[Path]) -> Dat
                 "names an image outside of the dataset and holds no bytes of it; save the dataset with its images "
                 "(save_to_disk and push_to_hub put them in), or put the files into its folder"
             )
-            raise row_error(source, row, given, problem)
+            refuse(row_error(source, row, given, problem, OUTSIDE))
         found[row] = path
     if all(os.path.isabs(images[row]["image"]["path"]) for row in rows):
         return images
@@ -366,14 +318,45 @@ def load_dataset_dict(
     Raises:
         InputError: Names the source, the split, the row and the remedy.
     """
+    read, images, ids = read_dataset_rows(data, source, folders)
+    divided_rows = assign_splits(
+        read.rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
+    )
+    return PersonDatasetDict(_join(divided_rows, images, ids), division_between(read.rows, divided_rows, seed))
+
+
+def read_dataset_rows(
+    data: DatasetDict | Dataset, source: str, folders: Sequence[Path] = (), refuse: Refuse = stop
+) -> tuple[SourceRows, Dataset, list[int]]:
+    """Read the rows that `load_dataset_dict` divides.
+
+    Args:
+        data: As `load_dataset_dict` has it.
+        source: As `load_dataset_dict` has it.
+        folders: As `load_dataset_dict` has it.
+        refuse: Is given every error of a row; the row is left out then.
+
+    Returns:
+        The rows, the images of all records by the `image_id` of these rows, and the `image_id` that the dataset gives each.
+
+    Raises:
+        InputError: Names the source, the split, the row and the remedy.
+    """
     parts = {"train": data} if isinstance(data, Dataset) else dict(data)
     divided = set(parts) != {"train"}
     records: list[Any] = []
     origins: list[tuple[str, int]] = []
     kept: list[Dataset] = []
+    outside: set[tuple[str | Path, int]] = set()
+
+    def refuse_image(error: InputError) -> None:
+        refuse(error)
+        if isinstance(error, RowError):
+            outside.add((error.source, error.row))
+
     for split, part in parts.items():
         images = _images_of(part, split, source)
-        kept.append(contain_images(images, f"{source} ({split})", folders))
+        kept.append(contain_images(images, f"{source} ({split})", folders, refuse_image))
         paths = pc.struct_field(images.with_format("arrow")[:].column("image"), "path").to_pylist()
         for row, entry in enumerate(part.remove_columns("image").to_list()):
             record = _record(entry, len(records))
@@ -386,13 +369,13 @@ def load_dataset_dict(
             origins.append((f"{source} ({split})", row))
             if isinstance(entry.get("image_id"), int):
                 record["source_id"] = entry["image_id"]
-    rows = _make_rows(records, source, {}, origins.__getitem__)
-    divided_rows = assign_splits(
-        rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
-    )
+    people = _number_identities(records)
+    rows = _make_rows(records, source, {}, origins.__getitem__, refuse)
+    rows = [row for row in rows if origins[row.image_id] not in outside]
     ids = [int(record.get("source_id", number)) for number, record in enumerate(records)]
-    result = _join(divided_rows, concatenate_datasets(kept), ids)
-    return PersonDatasetDict(result, division_between(rows, divided_rows, seed))
+    place = Path(source)
+    read = SourceRows(source, place, (), place, rows, rows, origins.__getitem__, people)
+    return read, concatenate_datasets(kept), ids
 
 
 def _images_of(part: Dataset, split: str, source: str) -> Dataset:

@@ -16,7 +16,18 @@ from datasets import Dataset
 
 from cffa_hf.data.entries import Entry, captions_of, refuse_long_captions
 from cffa_hf.data.layouts import Layout
-from cffa_hf.data.rows import FEATURES, SPLITS, PersonRow, count, row_error, validate_rows
+from cffa_hf.data.rows import (
+    CONFLICT,
+    FEATURES,
+    OUTSIDE,
+    SPLITS,
+    PersonRow,
+    Refuse,
+    count,
+    row_error,
+    stop,
+    validate_rows,
+)
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.captions import clean_caption
 
@@ -52,6 +63,7 @@ class Part:
         missing: (file, row, image) of the images that are not there.
         blank: (file, row) of each blank caption; it is left out.
         bare: (file, row) of each entry without a caption; it is left out.
+        refused: What is wrong with entries that have no row here.
     """
 
     batches: dict[str, pa.RecordBatch]
@@ -61,55 +73,59 @@ class Part:
     missing: list[tuple[int, int, str]] = field(default_factory=list)
     blank: list[tuple[int, int]] = field(default_factory=list)
     bare: list[tuple[int, int]] = field(default_factory=list)
+    refused: list[InputError] = field(default_factory=list)
 
 
 def make_part(source: Source, entries: Sequence[tuple[int, Entry]]) -> Part:
-    """Validate numbered entries and lay them out as Arrow.
-
-    Raises:
-        InputError: Names the file, the row and the remedy of the first bad entry.
-    """
+    """Validate numbered entries and lay them out as Arrow."""
     layout = source.layout
     blank: list[tuple[int, int]] = []
     bare: list[tuple[int, int]] = []
-    records, origins = [], []
+    refused: list[InputError] = []
+    records = []
+    origins: dict[int, tuple[int, int]] = {}
     for number, entry in entries:
-        record = _record(source, number, entry, blank)
+        try:
+            record = _record(source, number, entry, blank)
+        except InputError as error:
+            refused.append(error)
+            continue
         if isinstance(record, dict) and record.get("captions") == []:
             bare.append((entry.file, entry.row))
             continue
         records.append(record)
-        origins.append((entry.file, entry.row))
+        origins[number] = (entry.file, entry.row)
+    places = list(origins.values())
 
     def locate(index: int) -> tuple[Path, int]:
-        return source.files[origins[index][0]][1], origins[index][1]
+        return source.files[places[index][0]][1], places[index][1]
 
     names = {"file_path": layout.path_key, "captions": layout.caption_keys[0], "person_id": layout.person_key or "id"}
-    rows = validate_rows(records, source.files[0][1], names, locate)
-    for index, row in enumerate(rows):
+    valid = validate_rows(records, source.files[0][1], names, locate, refused.append)
+    rows, missing = [], []
+    for row in valid:
+        file, line = origins[row.image_id]
+        state = _state(str(source.images), row.file_path) if source.check_files else "inside"
         if row.split is None:
-            raise row_error(*locate(index), row.file_path, "has no 'split'; it must be train, val or test")
-    missing = []
-    if source.check_files:
-        for index, row in enumerate(rows):
-            state = _state(str(source.images), row.file_path)
-            if state == "outside":
-                problem = (
-                    f"leads out of {source.images} through a symbolic link; copy the image into it (the folder may be a "
-                    "link)"
-                )
-                raise row_error(*locate(index), row.file_path, problem)
+            problem = "has no 'split'; it must be train, val or test"
+            refused.append(row_error(source.files[file][1], line, row.file_path, problem))
+        elif state == "outside":
+            problem = f"leads out of {source.images} through a symbolic link; copy the image into it (the folder may be a link)"
+            refused.append(row_error(source.files[file][1], line, row.file_path, problem, OUTSIDE))
+        else:
+            rows.append(row)
             if state == "missing":
-                missing.append((*origins[index], row.file_path))
+                missing.append((file, line, row.file_path))
     hashes = [hashlib.blake2b(row.file_path.encode(), digest_size=8).digest() for row in rows]
     return Part(
         {split: _batch([row for row in rows if row.split == split], source.images) for split in SPLITS},
         np.frombuffer(b"".join(hashes), np.uint64),
         np.array([SPLITS.index(str(row.split)) for row in rows], np.uint8),
-        np.array(origins, np.int64).reshape(-1, 2),
+        np.array([origins[row.image_id] for row in rows], np.int64).reshape(-1, 2),
         missing,
         blank,
         bare,
+        refused,
     )
 
 
@@ -184,32 +200,45 @@ class Notices:
 
     Args:
         source: What is read.
+        refuse: Is given every error.
+
+    Attributes:
+        left_out: (file, row) of each blank caption ("blank") and each entry without a caption ("bare").
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, refuse: Refuse = stop) -> None:
         self.source = source
+        self._refuse = refuse
         self._hashes: list[np.ndarray] = []
         self._splits: list[np.ndarray] = []
         self._origins: list[np.ndarray] = []
         self._missing: list[tuple[int, int, str]] = []
         self._folders: Counter[str] = Counter()
-        self._numbers = {"missing": 0, "blank": 0, "bare": 0}
-        self._first: dict[str, tuple[int, int]] = {}
+        self.left_out: dict[str, list[tuple[int, int]]] = {"blank": [], "bare": []}
+        self._missing_images = 0
 
     def add(self, part: Part) -> int:
-        """Take note of a part; return how many rows it has."""
+        """Take note of a part; return how many rows it has.
+
+        Raises:
+            InputError: The first of its errors.
+        """
+        for error in part.refused:
+            self._refuse(error)
         self._hashes.append(part.hashes)
         self._splits.append(part.splits)
         self._origins.append(part.origins)
         self._missing += part.missing[: _NAMED - len(self._missing)]
         self._folders.update(image.rpartition("/")[0] for _, _, image in part.missing)
-        for kind in ("blank", "bare"):
-            places = getattr(part, kind)
-            self._numbers[kind] += len(places)
-            if places:
-                self._first.setdefault(kind, places[0])
-        self._numbers["missing"] += len(part.missing)
+        self.left_out["blank"] += part.blank
+        self.left_out["bare"] += part.bare
+        self._missing_images += len(part.missing)
         return len(part.hashes)
+
+    @property
+    def origins(self) -> np.ndarray:
+        """Return (number of the file, row in it) of each row in the order of `image_id`, `(rows, 2)`, int64."""
+        return np.concatenate(self._origins)
 
     def refuse_missing(self) -> None:
         """Report the images that are not there.
@@ -217,7 +246,7 @@ class Notices:
         Raises:
             InputError: If there are any; names how many, the first ones and the folders where most are missing.
         """
-        number, total = self._numbers["missing"], sum(map(len, self._hashes))
+        number, total = self._missing_images, sum(map(len, self._hashes))
         if not number:
             return
         first = ", ".join(f"{self._place(file, row)} ({image})" for file, row, image in self._missing)
@@ -243,9 +272,9 @@ class Notices:
             ("blank", "blank caption", "left out"),
             ("bare", "image", "without a caption, left out"),
         ):
-            if number := self._numbers[kind]:
-                be = "is" if number == 1 else "are"
-                found.append(f"{count(number, noun)} {be} {verb}; the first is in {self._place(*self._first[kind])}")
+            if places := self.left_out[kind]:
+                be = "is" if len(places) == 1 else "are"
+                found.append(f"{count(len(places), noun)} {be} {verb}; the first is in {self._place(*places[0])}")
         return found + self._repeated(rows)
 
     def _place(self, file: int, row: int) -> str:
@@ -270,7 +299,8 @@ class Notices:
                     f"is in the split {SPLITS[splits[other]]!r}, but {self._place(*origins[one])} lists the same image in "
                     f"{SPLITS[splits[one]]!r}; an image may be in one split only: remove one of the two rows"
                 )
-                raise row_error(self.source.files[origins[other][0]][1], int(origins[other][1]), path(other), problem)
+                place = self.source.files[origins[other][0]][1], int(origins[other][1])
+                self._refuse(row_error(*place, path(other), problem, CONFLICT))
         first = int(later.min())
         return [
             f"{count(len(later), 'row')} of an image that an earlier row has too, the first is in "

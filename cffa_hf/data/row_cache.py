@@ -22,7 +22,7 @@ from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import Layout
 from cffa_hf.data.processes import ordered_map
 from cffa_hf.data.row_building import Notices, Source, make_part
-from cffa_hf.data.rows import FEATURES, SPLITS, row_error
+from cffa_hf.data.rows import FEATURES, SPLITS, Refuse, row_error, stop
 from cffa_hf.errors import InputError
 from cffa_hf.files import file_digest, new_folder, write_text
 
@@ -99,16 +99,66 @@ def _content_digest(file: Path, cache: Path) -> str:
 
 
 def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_files: bool, unfinished: Path) -> None:
-    """Read all entries in this process, turn them into rows in others, and write these as they come."""
-    entries = merge_entries(layout, files, unfinished) if layout.by_base_name else read_entries(layout, files)
+    noticed = write_rows(layout, folder, files, unfinished, check_files=check_files)
+    noticed.refuse_missing()
+    rows = written_rows(unfinished, files)
+    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
+    write_text(unfinished / _FACTS, json.dumps(asdict(facts)), remedy=REMEDY)
+
+
+def written_rows(folder: Path, files: Sequence[tuple[str, Path]]) -> DatasetDict:
+    """Open what `write_rows` wrote.
+
+    Raises:
+        InputError: There is no row in it.
+    """
+    found = {split: folder / f"{split}.arrow" for split in SPLITS if (folder / f"{split}.arrow").is_file()}
+    if not found:
+        raise InputError(f"{files[0][1]}: no image in it has a caption; use the original file.")
+    return DatasetDict({split: Dataset.from_file(str(file)) for split, file in found.items()})
+
+
+def write_rows(
+    layout: Layout,
+    folder: Path,
+    files: list[tuple[str, Path]],
+    target: Path,
+    *,
+    check_files: bool = True,
+    refuse: Refuse = stop,
+) -> Notices:
+    """Read all entries in this process, turn them into rows in others, and write these as they come.
+
+    Args:
+        layout: Of the files.
+        folder: Of the data set.
+        files: (split, file).
+        target: A folder, into which an Arrow file of each split is written.
+        check_files: Whether images must be within the folder, and it is noticed which are missing.
+        refuse: Is given every error; what is wrong is left out then.
+
+    Returns:
+        What was noticed of the rows.
+
+    Raises:
+        InputError: Names the file, the row and the remedy.
+    """
+    entries = (
+        merge_entries(layout, files, target, refuse) if layout.by_base_name else read_entries(layout, files, refuse)
+    )
     first = list(islice(entries, _PROBED))
     if not first:
         raise InputError(f"{files[0][1]}: there are no images in it; use the original file.")
-    source = Source(layout, files, _image_folder(layout, folder, files, first, check_files), check_files)
+    try:
+        images = _image_folder(layout, folder, files, first, check_files)
+    except InputError as error:
+        refuse(error)
+        images = _image_folder(layout, folder, files, first, False)
+    source = Source(layout, files, images, check_files)
     entries = chain(first, entries)
     if layout.person_key is not None:
-        entries = number_identities(layout, files, entries)
-    noticed = Notices(source)
+        entries = number_identities(layout, files, entries, refuse)
+    noticed = Notices(source, refuse)
     writers: dict[str, Any] = {}
     bar = tqdm(desc=f"reading {layout.name}", unit="image", disable=not datasets.is_progress_bar_enabled(), leave=False)
     with ExitStack() as opened:
@@ -118,16 +168,11 @@ def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_fi
                 if not len(batch):
                     continue
                 if split not in writers:
-                    stream = opened.enter_context((unfinished / f"{split}.arrow").open("wb"))
+                    stream = opened.enter_context((target / f"{split}.arrow").open("wb"))
                     writers[split] = opened.enter_context(pa.ipc.new_stream(stream, FEATURES.arrow_schema))
                 writers[split].write_batch(batch)
             bar.update(noticed.add(part))
-    noticed.refuse_missing()
-    rows = {split: Dataset.from_file(str(unfinished / f"{split}.arrow")) for split in SPLITS if split in writers}
-    if not rows:
-        raise InputError(f"{files[0][1]}: no image in it has a caption; use the original file.")
-    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
-    write_text(unfinished / _FACTS, json.dumps(asdict(facts)), remedy=REMEDY)
+    return noticed
 
 
 def _image_folder(

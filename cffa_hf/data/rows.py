@@ -25,7 +25,7 @@ from pydantic import (
 
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.captions import clean_caption
-from cffa_hf.inputs.images import first_escape
+from cffa_hf.inputs.images import escapes
 
 SPLITS = ("train", "validation", "test")
 FEATURES = Features(
@@ -109,6 +109,43 @@ class PersonRow(BaseModel):
 
 
 _ROWS: TypeAdapter[list[PersonRow]] = TypeAdapter(Annotated[list[PersonRow], FailFast()])
+_ALL_ERRORS: TypeAdapter[list[PersonRow]] = TypeAdapter(list[PersonRow])
+
+MALFORMED, CONFLICT, OUTSIDE, MISSING = "malformed row", "rows that disagree", "image outside", "missing image"
+"""The kinds of mistakes in rows."""
+
+
+class RowError(InputError):
+    """A mistake in one row of a source.
+
+    Attributes:
+        source: The file, or what stands for it.
+        row: As the message names it.
+        image: The path of the image as the source has it; None: it is not known.
+        problem: What is wrong, in words that follow the row.
+        kind: One of the kinds of mistakes in rows.
+    """
+
+    def __init__(self, source: str | Path, row: int, image: str | None, problem: str, kind: str = MALFORMED):
+        where = f" (image {shorten(image)})" if image else ""
+        super().__init__(f"{source}: row {row}{where} {problem}.")
+        self.source, self.row, self.image, self.problem, self.kind = source, row, image, problem, kind
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.source, self.row, self.image, self.problem, self.kind)
+
+
+Refuse = Callable[[InputError], None]
+"""What a reader does with a mistake: `stop` raises it; what collects mistakes returns, and the reader leaves the row out."""
+
+
+def stop(error: InputError) -> None:
+    """Raise an error: what training does with the first mistake in its data.
+
+    Raises:
+        InputError: The error.
+    """
+    raise error
 
 
 def shorten(value: Any, length: int = 60) -> str:
@@ -117,10 +154,9 @@ def shorten(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def row_error(source: str | Path, row: int, image: Any, problem: str) -> InputError:
+def row_error(source: str | Path, row: int, image: Any, problem: str, kind: str = MALFORMED) -> RowError:
     """Make the one-sentence error about a row of a source, with its image where that is known."""
-    where = f" (image {shorten(image)})" if isinstance(image, str) and image else ""
-    return InputError(f"{source}: row {row}{where} {problem}.")
+    return RowError(source, row, image if isinstance(image, str) and image else None, problem, kind)
 
 
 def validate_rows(
@@ -128,6 +164,7 @@ def validate_rows(
     source: str | Path,
     names: Mapping[str, str] | None = None,
     locate: Callable[[int], tuple[str | Path, int]] | None = None,
+    refuse: Refuse = stop,
 ) -> list[PersonRow]:
     """Turn raw records into validated rows.
 
@@ -136,21 +173,33 @@ def validate_rows(
         source: The file that the records came from, for messages.
         names: What the source calls a field, where it has a name of its own, for messages.
         locate: File and row of record i, where several files were read; by default (source, i).
+        refuse: Is given every error.
+
+    Returns:
+        The rows of the records that are not refused.
 
     Raises:
         InputError: Names the source, the row, its image and the remedy for the first bad row.
     """
     try:
         return _ROWS.validate_python(records)
+    except ValidationError:
+        pass
+    refused = set()
+    try:
+        _ALL_ERRORS.validate_python(records)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    index = int(first["loc"][0])
-    file, row = locate(index) if locate else (source, index)
-    record = records[index]
-    if not isinstance(record, dict):
-        raise row_error(file, row, None, f"is {shorten(record)}, not an object with keys; fix or remove it") from None
-    image = record.get("file_path")
-    raise row_error(file, row, image, _problem(first, dict(names or {}))) from None
+        for each in error.errors(include_url=False):
+            index = int(each["loc"][0])
+            refused.add(index)
+            file, row = locate(index) if locate else (source, index)
+            record = records[index]
+            if isinstance(record, dict):
+                refuse(row_error(file, row, record.get("file_path"), _problem(each, dict(names or {}))))
+            else:
+                problem = f"is {shorten(record)}, not an object with keys; fix or remove it"
+                refuse(row_error(file, row, None, problem))
+    return _ROWS.validate_python([record for index, record in enumerate(records) if index not in refused])
 
 
 def _problem(error: Any, names: dict[str, str]) -> str:
@@ -177,41 +226,59 @@ def check_files(
     folder: Path,
     source: str | Path,
     locate: Callable[[int], tuple[str | Path, int]] | None = None,
-) -> None:
+    refuse: Refuse = stop,
+) -> list[PersonRow]:
     """Check that no image leaves `folder` through a symbolic link and none is listed in two splits.
 
-    An image that is listed twice in one split only costs a warning. Whether the images exist and can be read is checked by
-    `cffa_hf.data.checks.check_images`.
+    Whether the images exist and can be read is checked by `cffa_hf.data.checks.check_images`.
+
+    Args:
+        rows: Their `image_id` is what `locate` takes.
+        folder: Of the images.
+        source: For messages.
+        locate: As `validate_rows` has it.
+        refuse: Is given every error.
+
+    Returns:
+        The rows that are not refused.
 
     Raises:
         InputError: Names the source, the row and the remedy.
     """
-
-    def position(index: int) -> tuple[str | Path, int]:
-        return locate(rows[index].image_id) if locate else (source, rows[index].image_id)
-
-    escaping = first_escape(folder, [row.file_path for row in rows])
-    if escaping is not None:
+    locate = locate or (lambda row: (source, row))
+    refused = set()
+    for index in escapes(folder, [row.file_path for row in rows]):
+        refused.add(index)
         problem = f"leads out of {folder} through a symbolic link; copy the image into it (the folder may be a link)"
-        raise row_error(*position(escaping), rows[escaping].file_path, problem)
+        refuse(row_error(*locate(rows[index].image_id), rows[index].file_path, problem, OUTSIDE))
     seen: dict[str, int] = {}
-    repeated = []
     for index, row in enumerate(rows):
         first = rows[seen.setdefault(row.file_path, index)]
-        if first is row:
-            continue
-        if first.split != row.split:
+        if first.split != row.split and index not in refused:
+            refused.add(index)
             problem = (
-                f"is in the split {row.split!r}, but row {first.image_id} lists the same image in {first.split!r}; an "
-                "image may be in one split only: remove one of the two rows"
+                f"is in the split {row.split!r}, but row {locate(first.image_id)[1]} lists the same image in "
+                f"{first.split!r}; an image may be in one split only: remove one of the two rows"
             )
-            raise row_error(*position(index), row.file_path, problem)
-        repeated.append(row)
+            refuse(row_error(*locate(row.image_id), row.file_path, problem, CONFLICT))
+    return [row for index, row in enumerate(rows) if index not in refused]
+
+
+def warn_of_repeated(
+    rows: Sequence[PersonRow],
+    source: str | Path,
+    locate: Callable[[int], tuple[str | Path, int]] | None = None,
+) -> None:
+    """Warn of rows whose image an earlier row has too; both are kept."""
+    seen: set[str] = set()
+    repeated = [row for row in rows if row.file_path in seen or seen.add(row.file_path)]  # type: ignore[func-returns-value]
     if repeated:
+        first = repeated[0]
         warnings.warn(
             f"{source}: {count(len(repeated), 'row')} of an image that an earlier row of the same split has too, the "
-            f"first is row {repeated[0].image_id} (image {repeated[0].file_path!r}); both are kept.",
-            stacklevel=2,
+            f"first is row {locate(first.image_id)[1] if locate else first.image_id} (image {first.file_path!r}); both "
+            "are kept.",
+            stacklevel=3,
         )
 
 

@@ -17,8 +17,9 @@ from datasets.table import InMemoryTable
 
 from cffa_hf.data.division import PersonDatasetDict, division_between
 from cffa_hf.data.own_data import assign_splits
-from cffa_hf.data.rows import FEATURES, SPLITS, PersonRow, row_columns, shorten
+from cffa_hf.data.rows import FEATURES, SPLITS, PersonRow, Refuse, row_columns, shorten, stop
 from cffa_hf.data.shards import Shard, ShardFolder, caption_column, open_shards
+from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.inputs.captions import clean_caption
 from cffa_hf.inputs.packed import image_bytes, parquet_row_path, tar_member_path
@@ -168,12 +169,7 @@ def _person_id(value: Any, where: str) -> int | None:
 
 def iterate(folder: ShardFolder) -> Iterator[ShardSample]:
     """Read all samples without their images, in the order of the shards."""
-    reader = ShardReader(folder)
-    try:
-        for sample in range(folder.samples):
-            yield reader.read(sample, image=False)
-    finally:
-        reader.close()
+    yield from (sample for _, sample in _samples_of(folder, stop))
 
 
 def load_shards(
@@ -197,14 +193,41 @@ def load_shards(
     Raises:
         InputError: Names the shard and the sample that cannot be used.
     """
-    folder = open_shards(source)
+    read, paths = read_shard_rows(source)
+    after = assign_splits(
+        read.rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
+    )
+    splits = {}
+    for split in SPLITS:
+        chosen = [row for row in after if row.split == split]
+        if chosen:
+            images = [{"path": paths[row.image_id], "bytes": None} for row in chosen]
+            table = pa.table({"image": images, **row_columns(chosen)}, schema=FEATURES.arrow_schema)
+            splits[split] = datasets.Dataset(InMemoryTable(table))
+    return PersonDatasetDict(splits, division_between(read.rows, after, seed))
+
+
+def read_shard_rows(source: str | Path, refuse: Refuse = stop) -> tuple[SourceRows, dict[int, str]]:
+    """Read the rows that `load_shards` divides.
+
+    Args:
+        source: The folder.
+        refuse: Is given every error of a shard or a sample, which is left out then.
+
+    Returns:
+        The rows, and the path of each image by `image_id`.
+
+    Raises:
+        InputError: Names the shard and the sample that cannot be used.
+    """
+    folder = open_shards(source, refuse)
     divided = {shard.split for shard in folder.shards} != {"train"}
-    samples = list(iterate(folder))
-    unnamed = 1 + max((sample.person_id for sample in samples if sample.person_id is not None), default=-1)
-    if unnamed + len(samples) >= 2**63:
+    samples = dict(_samples_of(folder, refuse))
+    unnamed = 1 + max((sample.person_id for sample in samples.values() if sample.person_id is not None), default=-1)
+    if unnamed + folder.samples >= 2**63:
         unnamed = 0  # digests of text: one of them equals a small number once in 10^12 data sets
-    rows, paths = [], []
-    for number, sample in enumerate(samples):
+    rows, paths = [], {}
+    for number, sample in samples.items():
         shard, row = folder.locate(number)
         rows.append(
             PersonRow.model_construct(
@@ -216,18 +239,27 @@ def load_shards(
                 camera=None,
             )
         )
-        paths.append(_path_of(shard, row))
-    after = assign_splits(
-        rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
-    )
-    splits = {}
-    for split in SPLITS:
-        chosen = [row for row in after if row.split == split]
-        if chosen:
-            images = [{"path": paths[row.image_id], "bytes": None} for row in chosen]
-            table = pa.table({"image": images, **row_columns(chosen)}, schema=FEATURES.arrow_schema)
-            splits[split] = datasets.Dataset(InMemoryTable(table))
-    return PersonDatasetDict(splits, division_between(rows, after, seed))
+        paths[number] = _path_of(shard, row)
+
+    def locate(number: int) -> tuple[str, int]:
+        shard, row = folder.locate(number)
+        return shard.path, row
+
+    root = Path(source).expanduser()
+    return SourceRows(source, root, (), root, rows, rows, locate), paths
+
+
+def _samples_of(folder: ShardFolder, refuse: Refuse) -> Iterator[tuple[int, ShardSample]]:
+    """Read all samples without their images, by their number."""
+    reader = ShardReader(folder)
+    try:
+        for number in range(folder.samples):
+            try:
+                yield number, reader.read(number, image=False)
+            except InputError as error:
+                refuse(error)
+    finally:
+        reader.close()
 
 
 def _path_of(shard: Shard, row: int) -> str:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cffa_hf.data.rows import SPLITS, count, shorten
+from cffa_hf.data.rows import SPLITS, Refuse, count, shorten, stop
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_tensors
 from cffa_hf.inputs.images import IMAGE_SUFFIXES
@@ -132,8 +132,12 @@ def find_shards(source: str | Path) -> tuple[Any, str, list[str]]:
     return files, root, [path for path in found if path not in hidden]
 
 
-def open_shards(source: str | Path) -> ShardFolder:
+def open_shards(source: str | Path, refuse: Refuse = stop) -> ShardFolder:
     """Find and index the shards of a folder or URL; an index that was made before is read from the cache of `datasets`.
+
+    Args:
+        source: The folder or URL.
+        refuse: Is given the error of each shard that cannot be indexed, which is left out then.
 
     Raises:
         InputError: There are none, or one of them is damaged; the file and the sample are named.
@@ -142,7 +146,13 @@ def open_shards(source: str | Path) -> ShardFolder:
     if not paths:
         raise InputError(f"{source}: there are no shards (.tar or .parquet) in it; give the folder that holds them.")
     with ThreadPoolExecutor(8) as pool:
-        shards = tuple(pool.map(lambda path: _shard(files, root, path), paths))
+        indexed = [pool.submit(_shard, files, root, path) for path in paths]
+    shards = []
+    for each in indexed:
+        try:
+            shards.append(each.result())
+        except InputError as error:
+            refuse(error)
     filled = tuple(shard for shard in shards if shard.samples)
     if not filled:
         raise InputError(f"{source}: its {count(len(paths), 'shard')} hold no sample.")

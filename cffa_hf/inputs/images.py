@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def first_escape(folder: Path, paths: Sequence[str]) -> int | None:
-    """Find the first of `paths` (relative to `folder`) that a symbolic link leads out of `folder`.
+def escapes(folder: Path, paths: Sequence[str]) -> Iterator[int]:
+    """Find those of `paths` (relative to `folder`) that a symbolic link leads out of `folder`; yield their numbers.
 
     Every parent folder is listed once instead of asking for every file: with tens of thousands of images on a network
     drive that is the difference between a second and minutes. `folder` may itself be a link.
@@ -143,8 +143,7 @@ def first_escape(folder: Path, paths: Sequence[str]) -> int | None:
             parents[parent] = inside(directory), links
         parent_is_inside, links = parents[parent]
         if not parent_is_inside or (name in links and not inside(os.path.join(folder, path))):
-            return index
-    return None
+            yield index
 
 
 def load_pixels(source: Any, image_size: Sequence[int]) -> torch.Tensor:

@@ -97,8 +97,8 @@ def test_rows_of_one_image_must_agree(tmp_path, field):
     first = {"file_name": "a.jpg", "caption": "x", "person_id": 1, "split": "train"}
     file = write_lines(tmp_path, [first, {**first, field: "test" if field == "split" else 2}])
     message = failure(tmp_path)
-    assert message.startswith(f"{file}: row 1 (image 'a.jpg') has the {field}")
-    assert "row 0" in message
+    assert message.startswith(f"{file}: row 2 (image 'a.jpg') has the {field}")
+    assert "row 1" in message
 
 
 def test_splits_of_the_metadata_are_kept_and_validation_is_held_out_where_it_is_missing(tmp_path):
@@ -115,7 +115,7 @@ def test_some_rows_without_split_are_an_error(tmp_path):
     del entries[4]["split"]
     file = write_lines(tmp_path, entries)
     message = failure(tmp_path)
-    assert message.startswith(f"{file}: row 4 (image '2_0.jpg') has no split")
+    assert message.startswith(f"{file}: row 5 (image '2_0.jpg') has no split")
 
 
 def test_a_metadata_file_in_each_split_folder(tmp_path):
@@ -130,7 +130,7 @@ def test_a_metadata_file_in_each_split_folder(tmp_path):
 
     write_lines(tmp_path / "test", [*make_entries(1), {"file_name": "/x.jpg", "caption": "a", "person_id": 1}])
     message = failure(tmp_path)
-    assert message.startswith(f"{file}: row 2 ")
+    assert message.startswith(f"{file}: row 3 ")
     assert "absolute" in message
 
 
@@ -168,22 +168,22 @@ def test_a_bad_value_is_named_with_file_and_row(tmp_path, change, expected):
     entries[3] |= change
     file = write_lines(tmp_path, entries)
     message = failure(tmp_path)
-    assert message.startswith(f"{file}: row 3 ")
+    assert message.startswith(f"{file}: row 4 ")
     for words in expected:
         assert words in message
 
 
 def test_missing_file_name_and_a_row_that_is_no_object(tmp_path):
     file = write_lines(tmp_path, [{"image": "a.jpg", "caption": "x", "person_id": 1}])
-    assert failure(tmp_path).startswith(f"{file}: row 0 has no key 'file_name'")
+    assert failure(tmp_path).startswith(f"{file}: row 1 has no key 'file_name'")
     write_lines(tmp_path, [*make_entries(1), 5])
-    assert f"{file}: row 2 is 5, not an object" in failure(tmp_path)
+    assert f"{file}: row 3 is 5, not an object" in failure(tmp_path)
 
 
 def test_damaged_metadata(tmp_path):
     file = write_lines(tmp_path / "a", make_entries(2))
     file.write_text(file.read_text() + '\n{"file_name": "x')
-    assert failure(tmp_path / "a").startswith(f"{file}: row 4 is no valid JSON")
+    assert failure(tmp_path / "a").startswith(f"{file}: row 6 is no valid JSON")
     file.write_text("\n")
     assert "no rows" in failure(tmp_path / "a")
     file.write_bytes(b'{"caption": "caf\xe9"}')
@@ -192,7 +192,7 @@ def test_damaged_metadata(tmp_path):
     (tmp_path / "b").mkdir()
     file = tmp_path / "b" / "metadata.csv"
     file.write_text("file_name,caption,person_id\na.jpg,red, with a bag,1\n")
-    assert f"{file}: row 0 (image 'a.jpg') has not the 3 fields" in failure(tmp_path / "b")
+    assert f"{file}: row 2 (image 'a.jpg') has not the 3 fields" in failure(tmp_path / "b")
     file.write_text("file_name,captions,person_id\na.jpg,red,1\n")
     assert "no JSON list" in failure(tmp_path / "b")
 
