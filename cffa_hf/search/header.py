@@ -130,7 +130,11 @@ def check_model(folder: Path, header: Header, embedder: Embedder) -> None:
             f"{folder}: this gallery was made in {header.precision} and vectors of two precisions are not mixed; open it "
             f"with precision {header.precision}, not {embedder.precision}."
         )
-    own, there = probe(embedder), torch.tensor(header.probe)
+    own = probe(embedder)
+    try:
+        there = torch.tensor(header.probe)
+    except ValueError as error:  # its rows are of different lengths
+        raise unreadable(folder, error) from error
     digests = header.weights_sha256, embedder.weights_sha256
     if all(digests) and digests[0] != digests[1]:
         raise InputError(f"{folder}: another model made this gallery; embed the images again with this one.")
