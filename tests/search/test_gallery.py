@@ -227,7 +227,10 @@ def test_two_programs_do_not_change_one_gallery_at_once(embedder, folder, tmp_pa
     Gallery.from_folder(embedder, folder, out, progress=False).close()
     from cffa_hf.search.building import locked
 
-    with locked(out), pytest.raises(InputError, match=rf"is being changed by another program \(process {os.getpid()} on "):
+    with (
+        locked(out),
+        pytest.raises(InputError, match=rf"is being changed by another program \(process {os.getpid()} on "),
+    ):
         Gallery.from_folder(embedder, folder, out, progress=False)
     Gallery.from_folder(embedder, folder, out, progress=False)
 
@@ -306,7 +309,15 @@ def test_damage_is_one_sentence(embedder, folder, tmp_path, faiss):
     gallery.close()
     header = json.loads((tmp_path / "out" / "gallery.json").read_text())
     data = header["data"]
-    changes = [{"data": "../x"}, {"format": 9}, {"width": 7}, {"probe": []}, {"index": {"kind": "magic"}}, {"more": 1}]
+    changes = [
+        {"data": "../x"},
+        {"format": 9},
+        {"width": 7},
+        {"probe": []},
+        {"probe": [[0.0], [0.0, 0.0]]},
+        {"index": {"kind": "magic"}},
+        {"more": 1},
+    ]
     for change in changes:
         copy = shutil.copytree(tmp_path / "out", tmp_path / f"copy{len(list(tmp_path.iterdir()))}")
         (copy / "gallery.json").write_text(json.dumps(header | change))
