@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from cffa_hf.errors import InputError, RunStopped, mask_tokens, one_line, plain_error, printable, visible
+from cffa_hf.errors import InputError, RunStopped, is_text, mask_tokens, one_line, plain_error, printable, visible
 from cffa_hf.version import VERSION
 
 
@@ -102,7 +102,7 @@ def check_words(words: Sequence[str]) -> None:
         InputError: If a word is no UTF-8 or holds a null character.
     """
     for word in words:
-        if "\0" in word or (not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word)):
+        if "\0" in word or not is_text(word):
             raise InputError(
                 f"The command line holds {visible(word)[:200]!r}, which is no UTF-8 text; rename the file."
             )
