@@ -42,10 +42,15 @@ class CommandParser(argparse.ArgumentParser):
     """A parser of options with hyphens, which takes underscores for them; its complaints print no values."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, after spelling `--some_option` as `--some-option` where that is the option."""
-        return super().parse_known_args(
-            [self._with_hyphens(word) for word in (sys.argv[1:] if args is None else args)], namespace
-        )
+        """Parse as argparse does, after spelling `--some_option` as `--some-option` where that is the option.
+
+        Raises:
+            InputError: If a word is empty: as a path it would be the working directory.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        if "" in words:
+            raise InputError("The command line holds an empty name; write . for the folder that you are in.")
+        return super().parse_known_args([self._with_hyphens(word) for word in words], namespace)
 
     def _with_hyphens(self, word: str) -> str:
         name, equals, value = word.partition("=")

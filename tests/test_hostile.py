@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.cli import main
 from cffa_hf.command_line import guarded
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.errors import InputError, RunStopped, keep_secret, mask_tokens
@@ -147,15 +148,21 @@ def test_words_that_are_no_text_are_refused(capsys):
         assert "which is no UTF-8 text" in capsys.readouterr().err
 
 
-def test_warnings_are_one_printable_line(capsys):
-    def main(words):
-        warnings.warn("first\nsecond \x1b[31m hf_abcdefghijkl", stacklevel=1)
+def test_an_empty_name_is_not_the_working_directory(capsys):
+    for words in (["search", "", "a red coat"], ["index", "", "out"], ["push", "--repo-id", "a/b", ""]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith("error: The command line holds an empty name")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = warnings._showwarning_orig  # that of Python, instead of pytest's
-        assert guarded(main, []) == 0
-    assert capsys.readouterr().err == "warning: first second ?[31m hf_...\n"
+
+def test_warnings_are_one_printable_line(capsys):
+    former = warnings.formatwarning
+
+    def main(words):  # pytest collects warnings itself, so that what Python would print is asked for
+        print(warnings.formatwarning("first\nsecond \x1b[31m hf_abcdefghijkl", UserWarning, __file__, 1), end="")
+
+    assert guarded(main, []) == 0
+    assert capsys.readouterr().out == "warning: first second ?[31m hf_...\n"
+    assert warnings.formatwarning is former
 
 
 def test_images_whose_names_no_record_can_hold_are_left_out(tmp_path):

@@ -20,6 +20,7 @@ def plain(text: Any) -> str:
     """
     words = " ".join(str(text)[: 10 * LONGEST].split())
     words = "".join(letter if letter.isprintable() else "?" for letter in words)
+    words = words.replace("<!--", "<! --")  # the marks of a card stand once, also in its metadata
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
 
 
