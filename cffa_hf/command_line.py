@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from cffa_hf.errors import InputError, RunStopped, mask_tokens, one_line, plain_error, printable, visible
+from cffa_hf.errors import InputError, RunStopped, is_text, mask_tokens, one_line, plain_error, printable, visible
 from cffa_hf.version import VERSION
 
 
@@ -42,10 +42,15 @@ class CommandParser(argparse.ArgumentParser):
     """A parser of options with hyphens, which takes underscores for them; its complaints print no values."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, after spelling `--some_option` as `--some-option` where that is the option."""
-        return super().parse_known_args(
-            [self._with_hyphens(word) for word in (sys.argv[1:] if args is None else args)], namespace
-        )
+        """Parse as argparse does, after spelling `--some_option` as `--some-option` where that is the option.
+
+        Raises:
+            InputError: If a word is empty: as a path it would be the working directory.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        if "" in words:
+            raise InputError("The command line holds an empty name; write . for the folder that you are in.")
+        return super().parse_known_args([self._with_hyphens(word) for word in words], namespace)
 
     def _with_hyphens(self, word: str) -> str:
         name, equals, value = word.partition("=")
@@ -102,7 +107,7 @@ def check_words(words: Sequence[str]) -> None:
         InputError: If a word is no UTF-8 or holds a null character.
     """
     for word in words:
-        if "\0" in word or (not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word)):
+        if "\0" in word or not is_text(word):
             raise InputError(
                 f"The command line holds {visible(word)[:200]!r}, which is no UTF-8 text; rename the file."
             )

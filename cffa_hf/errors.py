@@ -19,7 +19,13 @@ _secrets: set[str] = set()
 
 
 def keep_secret(*values: str | None) -> None:
-    """Remember secrets that were given, so that no message, traceback or report of this process shows them."""
+    """Remember secrets that were given, so that no message, traceback or report of this process shows them.
+
+    Example:
+        >>> keep_secret("correct-horse")
+        >>> mask_tokens("the key correct-horse is too short")
+        'the key ... is too short'
+    """
     _secrets.update(value for value in values if value and len(value) >= SHORTEST_SECRET)
 
 
@@ -71,6 +77,16 @@ def visible(name: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in name
     )
+
+
+def is_text(name: str) -> bool:
+    r"""Tell whether a name can be written into a record: names of files that are no UTF-8 hold halves of letters.
+
+    Example:
+        >>> is_text("café.png"), is_text("caf\udce9.png")
+        (True, False)
+    """
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 class InputError(ValueError):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cffa_hf.arguments.training import SECRETS
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, is_text
 
 CONFIG_FOLDER = Path("configs")
 LARGEST = 2**20
@@ -138,6 +138,8 @@ def config_value(path: Path, action: argparse.Action, hint: Any, value: Any) -> 
         if type(None) in kinds:
             return None
         raise InputError(f"the config {path} leaves {action.dest} empty, but it needs a value.")
+    if isinstance(value, str) and ("\0" in value or not is_text(value)):
+        raise InputError(f"the config {path} sets {action.dest} to a text that no name can be; correct it.")
     wants_list = action.nargs in ("+", "*")
     if isinstance(value, list) != wants_list or isinstance(value, dict):
         wanted = "a list" if wants_list else "one value"

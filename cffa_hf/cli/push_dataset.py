@@ -11,7 +11,7 @@ from cffa_hf.data.facts import is_rendered
 from cffa_hf.data.layouts import layout_named
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.seen import read_seen
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, visible
 from cffa_hf.files import complete, replace_folder
 from cffa_hf.names import SEEN_RECORD, public_name
 from cffa_hf.publishing.card_text import known_format, licence_warning
@@ -88,7 +88,7 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
     check_images(data)  # a text file that is listed as an image must not be published
     images = sum(map(len, data.values()))
     who = "for everybody to see" if arguments.public else "privately"
-    where = f"to the folder {arguments.dry_run}" if arguments.dry_run else f"{who} as {arguments.repo_id}"
+    where = f"to the folder {visible(arguments.dry_run)}" if arguments.dry_run else f"{who} as {arguments.repo_id}"
     print(
         f"{warning}\n{data.division.sentence}\nThese {images:,} images and their captions now go {where}.".strip(),
         file=sys.stderr,
@@ -101,6 +101,6 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
             complete(work / "out")
             is_earlier(out, mark="data")  # what is there may have changed meanwhile
             replace_folder(work / "out", out)
-        print(f"{arguments.dry_run} holds what would be published as {arguments.repo_id}")
+        print(f"{visible(arguments.dry_run)} holds what would be published as {arguments.repo_id}")
     else:
         print(publish_dataset(data, name, arguments.repo_id, rendered=rendered, public=arguments.public).commit_url)

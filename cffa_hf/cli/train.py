@@ -16,7 +16,7 @@ from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.stream import StreamBatches
-from cffa_hf.errors import explained
+from cffa_hf.errors import explained, visible
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
 from cffa_hf.training.batches import selection_rows, training_stream
@@ -71,7 +71,7 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     if args.should_save:
         seen = seen_of(found, model_args, data_args, checkpoint)
         for part in found.parts:
-            print(f"{part.name}: {part.data.division.sentence}")
+            print(f"{visible(part.name)}: {part.data.division.sentence}")
     if noise is not None:
         data["train"] = noise.apply(data["train"])
 

@@ -16,10 +16,10 @@ from cffa_hf.data.json_stream import stream_list, stream_object
 from cffa_hf.data.layouts import Layout
 from cffa_hf.data.rows import CONFLICT, Refuse, row_error, shorten, stop
 from cffa_hf.errors import InputError
+from cffa_hf.inputs.captions import LONGEST_CAPTION
 
 AT_ONCE = 1024
 """Entries that are handled together, and that a process has as Python objects."""
-LONGEST_CAPTION = 20_000
 """Characters; the longest of the known sets have some hundreds, and a file that is no list of captions has millions."""
 _SPOOL = pa.schema(
     {

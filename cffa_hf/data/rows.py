@@ -23,8 +23,8 @@ from pydantic import (
     ValidationError,
 )
 
-from cffa_hf.errors import InputError
-from cffa_hf.inputs.captions import clean_caption
+from cffa_hf.errors import InputError, is_text
+from cffa_hf.inputs.captions import LONGEST_CAPTION, clean_caption
 from cffa_hf.inputs.images import escapes
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +51,8 @@ _EXPECTED = {
 
 
 def _clean(caption: str) -> str:
+    if len(caption) > LONGEST_CAPTION:
+        raise ValueError(f"{len(caption):,} characters, but at most {LONGEST_CAPTION:,} are read; shorten it")
     cleaned = clean_caption(caption)
     if not cleaned:
         raise ValueError("blank")
@@ -67,6 +69,8 @@ def _normalise_split(value: Any) -> Any:
 def _camera_text(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, str) and not is_text(value):
+        return value.encode("utf-8", "surrogatepass")  # which is no text
     return None if value == "" else value
 
 
@@ -74,6 +78,8 @@ def _check_relative(path: str) -> str:
     """Return a '/'-separated relative path without '.' parts; ValueError says why another one is refused."""
     if not path.strip() or "\0" in path:
         raise ValueError("is blank")
+    if not is_text(path):
+        raise ValueError("is no UTF-8 text; rename the image")
     if "\\" in path:
         raise ValueError("has a backslash; write it with '/'")
     if path.startswith("/") or re.match(r"[A-Za-z]:", path):
@@ -209,6 +215,9 @@ def _problem(error: Any, names: dict[str, str]) -> str:
     if kind == "missing":
         return f"has no key {key!r}; add it ({_EXPECTED[field]}) or remove the row"
     if field == "captions" and inner:
+        reason = str(error["ctx"]["error"]) if kind == "value_error" else ""
+        if reason and reason != "blank":
+            return f"has a caption (number {inner[0] + 1} of {key!r}) of {reason}, or remove it"
         if kind == "value_error":
             return f"has a blank caption (number {inner[0] + 1} of {key!r}); fill it in or remove it"
         return f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; fix or remove it"

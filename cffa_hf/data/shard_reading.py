@@ -21,7 +21,7 @@ from cffa_hf.data.rows import FEATURES, SPLITS, PersonRow, Refuse, row_columns, 
 from cffa_hf.data.shards import Shard, ShardFolder, caption_column, open_shards
 from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.errors import InputError, one_line
-from cffa_hf.inputs.captions import clean_caption
+from cffa_hf.inputs.captions import LONGEST_CAPTION, clean_caption
 from cffa_hf.inputs.packed import image_bytes, parquet_row_path, tar_member_path
 
 OPEN_FILES = 4
@@ -153,6 +153,8 @@ def _sample(image: bytes | None, record: dict[str, Any], id_key: str, where: str
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{where} has {shorten(found)} as captions, where a list of texts belongs; write it anew.")
+    if any(len(text) > LONGEST_CAPTION for text in texts):
+        raise InputError(f"{where} has a caption of more than {LONGEST_CAPTION:,} characters; shorten it.")
     captions = [cleaned for cleaned in map(clean_caption, texts) if cleaned]
     if not captions:
         raise InputError(f"{where} has no caption with a word in it; leave it out.")

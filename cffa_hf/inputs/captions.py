@@ -4,6 +4,9 @@ import html
 
 import ftfy
 
+LONGEST_CAPTION = 20_000
+"""Characters; a longer text in a file is none of a person, and takes the tokenizer minutes."""
+
 
 def clean_caption(text: str) -> str:
     """Repair a caption's encoding and collapse its white space, as CLIP's own tokenizer does before lower-casing.

@@ -224,7 +224,7 @@ def dataset_card(
     spec = known_format(name)
     images = sum(counts["images"] for counts in splits.values())
     sizes = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
+    files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in map(plain, splits)]
     real = spec if not rendered else None
     data = DatasetCardData(
         language="en" if rendered or real else None,

@@ -16,6 +16,8 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
         InputError: If it cannot be created or is not writable.
     """
     path = Path(folder)
+    if not os.fspath(folder):
+        raise InputError("output_dir is empty; name a folder.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

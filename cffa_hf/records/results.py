@@ -136,7 +136,12 @@ def _earlier_splits(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         found = read_json(path)
         same = found["format"] == FORMAT and found["checkpoint"]["weights_sha256"] == checkpoint.weights_sha256
-        return dict(found["splits"]) if same else {}
+        entries = dict(found["splits"]) if same else {}
+        return {
+            key: entry
+            for key, entry in entries.items()
+            if isinstance(entry, dict) and isinstance(entry.get("dataset"), str)  # others are of nobody's evaluation
+        }
     except (InputError, ValueError, KeyError, TypeError):
         return {}
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cffa_hf.errors import visible
 from cffa_hf.names import DIRECTIONS, METRICS
 
 Table = list[list[str]]
@@ -75,6 +76,7 @@ def slices_table(slices: Mapping[str, Mapping[str, float]]) -> Table:
 
 def format_table(lines: Table, left: int = 1) -> str:
     """Align a table; the first `left` columns are flush left, the others right."""
+    lines = [[visible(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def row(line: list[str]) -> str:

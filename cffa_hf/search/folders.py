@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, is_text, visible
 from cffa_hf.files import file_digest
 from cffa_hf.inputs.images import IMAGE_SUFFIXES
 from cffa_hf.search.items import FileState
@@ -26,15 +26,24 @@ def find_images(folder: str | Path) -> list[str]:
     root = folder.resolve()
     paths: list[str] = []
     outside: list[str] = []
+    unnamed: list[str] = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(root):
             outside.append(str(path))
+        elif not is_text(str(path)):
+            unnamed.append(str(path))
         elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             paths.append(str(path))
     if outside:
         warnings.warn(
             f"{folder}: {len(outside)} links lead out of the folder and are left out, the first is {outside[0]}; copy "
             "what they point to.",
+            stacklevel=2,
+        )
+    if unnamed:
+        warnings.warn(
+            f"{visible(str(folder))}: {len(unnamed)} names are no UTF-8 and are left out, the first is {visible(unnamed[0])}; "
+            "rename them.",
             stacklevel=2,
         )
     if not paths:

@@ -284,8 +284,8 @@ def test_what_this_machine_or_this_start_cannot(tmp_path, data, monkeypatch):
     for splits in (None, {"one": data["validation"], "other": data["validation"]}):
         with pytest.raises(InputError, match="one validation split"):
             make(SearchTrainer, data, args, eval_dataset=splits)
-    with pytest.raises(InputError, match="eval_loss is none of eval_rank1, "):
-        refuse_what_cannot_be_searched(arguments(tmp_path, search=RATE, metric_for_best_model="loss"))
+    with pytest.raises(InputError, match="eval_near_rank1 is none of eval_rank1, "):
+        refuse_what_cannot_be_searched(arguments(tmp_path, search=RATE, metric_for_best_model="near_rank1"))
     monkeypatch.setattr(CFFATrainingArguments, "world_size", 2)
     with pytest.raises(InputError, match="one process"):
         refuse_what_cannot_be_searched(args)
