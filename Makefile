@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test fuzz gpu-check clean
+.PHONY: setup demo test lint fast-test fuzz torture gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -49,6 +49,11 @@ test: lint
 MINUTES ?= 60
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+# Every command is killed KILLS times at random moments, looked at, and run again.
+KILLS ?= 50
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(KILLS)
 
 # All that needs a GPU, in one report of a page; without one it says so.
 gpu-check: .venv/installed
