@@ -121,9 +121,7 @@ def new_file(path: str | Path, *, remedy: str = "choose another place", one_of_m
 
 
 @contextmanager
-def new_folder(
-    target: str | Path, *, over: bool = False, remedy: str = "choose another place"
-) -> Iterator[Path]:
+def new_folder(target: str | Path, *, over: bool = False, remedy: str = "choose another place") -> Iterator[Path]:
     """Fill a folder beside its place, and rename it when it is complete; one program at a time.
 
     What a killed attempt for the same target left behind is removed.

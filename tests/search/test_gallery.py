@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import time
@@ -227,7 +228,10 @@ def test_two_programs_do_not_change_one_gallery_at_once(embedder, folder, tmp_pa
     Gallery.from_folder(embedder, folder, out, progress=False).close()
     from cffa_hf.search.building import locked
 
-    with locked(out), pytest.raises(InputError, match=rf"is being changed by another program \(process {os.getpid()} on "):
+    with (
+        locked(out),
+        pytest.raises(InputError, match=rf"is being changed by another program \(process {os.getpid()} on "),
+    ):
         Gallery.from_folder(embedder, folder, out, progress=False)
     Gallery.from_folder(embedder, folder, out, progress=False)
 

@@ -1,9 +1,10 @@
 """What the fork server imports once: the libraries of all commands, so that a command starts in a moment."""
 
+# ruff: noqa: F401
 import faiss
 import matplotlib.figure
 import onnxscript
-import torch.onnx  # noqa: F401
+import torch.onnx
 
 import cffa_hf.cli.convert
 import cffa_hf.cli.demo_data
