@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test fuzz audit gpu-check clean
+.PHONY: setup demo test lint fast-test fuzz audit torture gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -54,6 +54,11 @@ fuzz: setup
 audit: setup
 	-$(PIP) '.[audit]'
 	$(BIN)/python -m tests.audit
+
+# Every command is killed KILLS times at random moments, looked at, and run again.
+KILLS ?= 50
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(KILLS)
 
 # All that needs a GPU, in one report of a page; without one it says so.
 gpu-check: .venv/installed

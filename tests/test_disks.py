@@ -1,11 +1,13 @@
 """Every command on a disk that is full or read-only: one sentence, status 1 or 2, nothing half-written under its name."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from cffa_hf.cli import main
+from cffa_hf.locks import folder_lock
 from tests.disks import Disk
 from tests.torture import caches
 from tests.torture.scenarios import write_inputs
@@ -78,6 +80,28 @@ def test_a_disk_that_takes_nothing_more(place, capsys, name, state):
         assert left == []
     finally:
         disk.unmount()
+
+
+LOCKS = {
+    "demo-data": f"{OUT}/.CUHK-PEDES",
+    "index": f"{OUT}/.gallery",
+    "evaluate": f"{OUT}/.evaluation",
+    "train": f"{OUT}/.run",
+    "push-dataset": "disk/..out.unfinished",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "search"])
+def test_a_second_one_at_the_same_time_is_refused_by_name(place, capsys, name):
+    stem = place / LOCKS.get(name, "disk/.out")
+    with folder_lock(place / OUT, stem):
+        before = {path: path.stat().st_mtime_ns for path in (place / "disk").rglob("*") if path.is_file()}
+        status = main(list(COMMANDS[name]))
+        captured = capsys.readouterr()
+        check_sentence(status, captured.out + captured.err)
+        assert f"by another program (process {os.getpid()} on {socket.gethostname()} since 2" in captured.err
+        assert {path: path.stat().st_mtime_ns for path in (place / "disk").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ def test_who_writes_a_folder_keeps_others_out_by_name_and_a_dead_one_does_not(tm
     process = CONTEXT.Process(target=fill, args=(target, ready))
     process.start()
     assert ready.wait(60)
-    refusal = rf"out is being written by another program \(process {process.pid} on .+ since 2.+\): wait for its end, or"
+    refusal = (
+        rf"out is being written by another program \(process {process.pid} on .+ since 2.+\): wait for its end, or"
+    )
     with pytest.raises(InputError, match=refusal), new_folder(target):
         pass
     assert (tmp_path / ".out.unfinished" / "a").is_file()
@@ -51,9 +53,12 @@ def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
 
 
 def test_a_new_folder_whose_unfinished_one_was_replaced_is_not_taken(tmp_path):
-    with pytest.raises(RunStopped, match="has vanished"), new_folder(tmp_path / "out") as folder:
-        folder.rename(tmp_path / "moved")
-        folder.mkdir()
+    filling = new_folder(tmp_path / "out")
+    folder = filling.__enter__()
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    with pytest.raises(RunStopped, match="has vanished"):
+        filling.__exit__(None, None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 

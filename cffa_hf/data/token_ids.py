@@ -129,7 +129,11 @@ def _write_part(shared: tuple[Dataset, CLIPTokenizer, int, int], part: tuple[int
     ends, ids = _as_arrays(caption_lists(captions, start, end).flatten().to_pylist(), tokenizer, context_length)
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
     batch = pa.record_batch({"input_ids": column})
-    with new_file(path, remedy=REMEDY) as partial, partial.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with (
+        new_file(path, remedy=REMEDY) as partial,
+        partial.open("wb") as file,
+        pa.ipc.new_file(file, batch.schema) as writer,
+    ):
         writer.write_batch(batch)
     return end - start
 

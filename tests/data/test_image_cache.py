@@ -109,6 +109,17 @@ def test_another_image_or_size_is_another_cache(cache, rows):
     assert pixels_of(changed)[2, 0].eq(255).all()
 
 
+@pytest.mark.parametrize("share", [0, 0.3, 0.9])
+def test_a_cache_that_was_cut_short_is_made_again(cache, rows, share):
+    expected = pixels_of(cache_images(rows, SIZE, progress=False))
+    (file,) = cache.glob("*/*.arrow")
+    content = file.read_bytes()
+    file.unlink()  # the rows that are open keep theirs
+    file.write_bytes(content[: int(share * len(content))])
+    assert torch.equal(pixels_of(cache_images(rows, SIZE, progress=False)), expected)
+    assert file.stat().st_size == len(content)
+
+
 def test_a_bad_image_leaves_no_cache(cache, rows):
     Path(rows[1]["image"]["path"]).write_bytes(b"no image")
     with pytest.raises(InputError, match=r"1\.png: the image cannot be read"):

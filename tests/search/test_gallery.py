@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import time

@@ -33,7 +33,9 @@ def main() -> None:
                 if trial.problems:
                     failed += 1
                     count["problems"] += 1
-                    print(f"{trial.scenario}, killed after {trial.moment:.2f} s:", *trial.problems, sep="\n  ", flush=True)
+                    print(
+                        f"{trial.scenario}, killed after {trial.moment:.2f} s:", *trial.problems, sep="\n  ", flush=True
+                    )
             print(f"{scenario.name}: {dict(count)}", file=sys.stderr, flush=True)
     print(table(counts))
     if failed:

@@ -1,5 +1,6 @@
 """Commands in forked processes with everything imported, which can be killed with all that they have started."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -74,10 +75,8 @@ class Command:
         group = self.process.pid or 0
         self.process.join(0)
         for number in (group, -group):  # before it leads a group there is only itself
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.join()
         end = time.monotonic() + 60
         while _has_members(group) and time.monotonic() < end:

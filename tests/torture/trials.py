@@ -91,9 +91,27 @@ def _trial(scenario: Scenario, work: Path, moment: float, old: dict[str, Any], n
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     left = sorted(found.keys() - wanted.keys())
     missing = sorted(wanted.keys() - found.keys())
-    other = sorted(name for name in found.keys() & wanted.keys() if found[name] != wanted[name])
+    other = [
+        f"{name}{where}"
+        for name in sorted(found.keys() & wanted.keys())
+        if (where := first_difference(found[name], wanted[name])) is not None
+    ]
     lists = {"left over": left, "missing": missing, "different": other}
     return [f"{what}: {', '.join(names[:5])}" for what, names in lists.items() if names]
+
+
+def first_difference(found: Any, wanted: Any) -> str | None:
+    """Say where two values differ first, as `[key][place] found, not wanted`; None if they are equal."""
+    if found == wanted:
+        return None
+    if isinstance(found, dict) and isinstance(wanted, dict) and found.keys() == wanted.keys():
+        pairs = [(key, found[key], wanted[key]) for key in found]
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = list(zip(range(len(found)), found, wanted, strict=True))
+    else:
+        return f" {str(found)[:100]}, not {str(wanted)[:100]}"
+    key, where = next((key, where) for key, one, two in pairs if (where := first_difference(one, two)) is not None)
+    return f"[{key!r}]{where}"
 
 
 def table(counts: dict[str, Counter[str]]) -> str:

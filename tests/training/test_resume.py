@@ -19,6 +19,7 @@ from cffa_hf.training.lora import add_lora
 from cffa_hf.training.resume import checkpoint_to_resume, flaw_of, newest_whole_checkpoint
 from cffa_hf.training.saving import RunStopped, StopOnSignal, explained_writes
 from tests.checkpoints.test_conversion import Hostile
+from tests.disks import disk  # noqa: F401
 from tests.processes import Run, write_people
 from tests.tiny import person_rows, tiny_model, tiny_processor
 from tests.trainers import fitting_model, new_trainer
@@ -150,6 +151,20 @@ def test_an_image_that_vanishes_is_named(data, tmp_path, workers):
     newest = newest_whole_checkpoint(run.folder)
     assert newest is not None
     assert f"the last good checkpoint is {newest}" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["removed", "unmounted"])
+def test_a_folder_that_vanishes_stops_the_run(data, disk, tmp_path, how):  # noqa: F811
+    folder = tmp_path / "run" if how == "removed" else disk.folder
+    run = Run(folder, data, num_train_epochs=500, save_steps=10_000)
+    run.wait_for_step(2)
+    folder.rename(tmp_path / "elsewhere") if how == "removed" else disk.unmount()
+    assert run.end() == 1, run.output()
+    last = run.output().strip().splitlines()[-1]
+    assert last.startswith(f"error: {folder} has vanished: it was removed, or its disk was unmounted")
+    assert "Traceback" not in run.output()
+    assert not folder.exists() or list(folder.iterdir()) == []
 
 
 @pytest.mark.slow
