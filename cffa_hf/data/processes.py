@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -47,10 +46,7 @@ def ordered_map(
         RunStopped: If one of the processes was killed.
     """
     processes = processes or processor_count()
-    items = iter(items)
-    first = list(islice(items, 2))
-    items = chain(first, items)
-    if processes == 1 or len(first) < 2:  # one piece of work is done sooner than a process begins
+    if processes == 1:
         yield from (function(shared, item) for item in items)
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
