@@ -90,6 +90,7 @@ RUN = {
     r"hf auth login": "--token hf_writer",
     r"python push_to_hub\.py .*": "",
     r"cffa-hf push-dataset .*": "",
+    r"cffa-hf check-data .*": "",
 }
 # Commands of the system, which a shell runs as they are.
 IN_SHELL = {r"(curl|openssl rand|chmod) .*": "is no program of Python"}
@@ -264,6 +265,13 @@ def test_lines_of_metadata(line, tmp_path):
     assert row["camera"] == entry.get("camera")
 
 
+def test_tables_of_metadata(tmp_path):
+    ((_, table),) = [(name, code) for name, code in blocks_of("csv") if name == "docs/data.md"]
+    (tmp_path / "metadata.csv").write_text(table, encoding="utf-8")
+    data = load_person_dataset(str(tmp_path), None, validation_identities=0, test_identities=0)
+    assert [len(captions) for captions in data["train"]["captions"]] == [2, 1]
+
+
 @pytest.mark.parametrize("line", json_blocks("mentions"))
 def test_lines_of_attributes(line, tmp_path):
     people = write_people(tmp_path / "people")
@@ -415,7 +423,7 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         (folder / "lora.yaml").write_text(yaml.safe_dump(settings))
         yield f"python run_train.py --config lora.yaml --output_dir outputs/run {FROM_CLIP}"
     if name == "docs/search.md":
-        ((_, table),) = blocks_of("csv")
+        (table,) = [code for document, code in blocks_of("csv") if document == name]
         head, *values = [line.partition(",")[::2] for line in table.splitlines()]
         paths = sorted((folder / "photos").glob("*.png"))
         lines = [f"{path.name},{values[number % len(values)][1]}" for number, path in enumerate(paths)]

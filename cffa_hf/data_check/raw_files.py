@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cffa_hf.data.json_stream import stream_list, stream_object
 from cffa_hf.data.layouts import LAYOUTS
 from cffa_hf.data.loading import Place
 from cffa_hf.data.metadata import csv_rows, csv_separator, read_metadata
-from cffa_hf.data.rows import Refuse
+from cffa_hf.data.rows import Refuse, row_error, shorten
 from cffa_hf.errors import InputError
 
 
@@ -81,7 +81,7 @@ def read_raw_file(place: Place, file: Path, refuse: Refuse) -> RawFile:
     if place.kind == "folder":
         return _read_own(file, refuse)
     if place.kind == "benchmark":
-        entries = [RawEntry(row, entry) for row, entry in enumerate(read_json(file)) if isinstance(entry, dict)]
+        entries = _objects(enumerate(read_json(file)), file, refuse)
         key = ANNOTATION_FORMATS[place.name].path_key
         return RawFile(file, entries, key, ("captions",), 0, lambda kept: _json_list([entry.content for entry in kept]))
     layout = LAYOUTS[place.name]
@@ -89,20 +89,20 @@ def read_raw_file(place: Place, file: Path, refuse: Refuse) -> RawFile:
         pairs = enumerate(stream_object(file))
         entries = [RawEntry(row, content, path) for row, (path, content) in pairs]
         return RawFile(file, entries, "", layout.caption_keys, 0, _json_object)
-    items = [(row, item) for row, item in enumerate(stream_list(file)) if isinstance(item, dict)]
+    items = _objects(enumerate(stream_list(file)), file, refuse)
     if layout.holds == "rows":
-        entries = [RawEntry(row, item) for row, item in items]
+        entries = items
         return RawFile(
             file, entries, layout.path_key, layout.caption_keys, 0, lambda kept: _json_list([e.content for e in kept])
         )
-    entries = [RawEntry(row, content, path) for row, item in items for path, content in item.items()]
+    entries = [RawEntry(item.row, content, path) for item in items for path, content in item.content.items()]
     return RawFile(
         file, entries, "", layout.caption_keys, 0, lambda kept: _json_list([{str(e.path): e.content} for e in kept])
     )
 
 
 def _read_own(file: Path, refuse: Refuse) -> RawFile:
-    entries = [RawEntry(row, entry) for row, entry in read_metadata(file, refuse) if isinstance(entry, dict)]
+    entries = _objects(read_metadata(file, refuse), file, refuse)
     names = dict.fromkeys(key for entry in entries for key in entry.content if str(key).startswith("caption"))
     if file.suffix == ".jsonl":
         write: Callable[[Sequence[RawEntry]], bytes] = _json_lines
@@ -110,12 +110,23 @@ def _read_own(file: Path, refuse: Refuse) -> RawFile:
         schema = pq.read_schema(file)
         write = lambda kept: _parquet(kept, schema)  # noqa: E731
     else:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             separator = csv_separator(lines.readline())
             lines.seek(0)
             header = next(fields for _, fields, _ in csv_rows(lines, file))
         write = lambda kept: _csv(kept, header, separator)  # noqa: E731
     return RawFile(file, entries, "file_name", tuple(names), 2 if file.suffix == ".csv" else 1, write)
+
+
+def _objects(rows: Iterable[tuple[int, Any]], file: Path, refuse: Refuse) -> list[RawEntry]:
+    """Keep the rows that hold an object."""
+    entries = []
+    for row, content in rows:
+        if isinstance(content, dict):
+            entries.append(RawEntry(row, content))
+        else:
+            refuse(row_error(file, row, None, f"is {shorten(content)}, not an object with keys"))
+    return entries
 
 
 def _dumps(value: Any) -> str:

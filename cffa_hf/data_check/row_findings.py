@@ -61,9 +61,9 @@ def check_splits(divided: Iterable[PersonRow], opened: OpenRows, report: Report)
     captions: Counter[str] = Counter()
     only: dict[int, tuple[int, str]] = {}
     for row in divided:
-        split = row.split or "train"
-        people[split][row.person_id] += 1
-        captions[split] += len(row.captions)
+        name = row.split or "train"
+        people[name][row.person_id] += 1
+        captions[name] += len(row.captions)
         only[row.person_id] = (row.image_id, row.file_path)
     images: Counter[int] = Counter()
     for split, numbers in people.items():

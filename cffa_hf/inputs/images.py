@@ -75,7 +75,8 @@ def read_image(source: ImageSource, *, most_pixels: int = MAX_PIXELS) -> Image.I
         raise InputError(f"{name}: refused, the image is far too large ({error}); scale it down.") from error
     # Pillow's decoders raise many kinds of errors on broken data (OSError, SyntaxError, ValueError, struct.error ...).
     except Exception as error:
-        raise InputError(f"{name}: the image cannot be read ({error}); replace it or remove its row.") from error
+        reason = str(error).replace(repr(opened), repr(name))  # not the address of the bytes
+        raise InputError(f"{name}: the image cannot be read ({reason}); replace it or remove its row.") from error
 
 
 def _locate(source: ImageSource) -> tuple[str, Any]:
