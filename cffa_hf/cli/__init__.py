@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": ("cffa_hf.cli.serve", "serve a gallery to many users over HTTP"),
     "app": ("cffa_hf.cli.app", "search a gallery on a page in the browser"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
+    "config": ("cffa_hf.cli.config", "list the configs of the package, or print one"),
     "convert": (
         "cffa_hf.cli.convert",
         "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package",
