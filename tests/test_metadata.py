@@ -15,7 +15,7 @@ def test_the_citation_has_what_the_format_requires():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     setup = ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
-    assert citation["license"] == setup["metadata"]["license"]
+    assert citation["license"] == setup["metadata"]["license_expression"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md")), ids=lambda path: path.name)

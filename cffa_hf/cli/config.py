@@ -1,6 +1,10 @@
 """`cffa-hf config`: list the configs of the package, or print one, to be copied and changed."""
 
 import argparse
+import itertools
+import re
+import textwrap
+from pathlib import Path
 
 from cffa_hf.arguments.config_files import shipped_configs
 from cffa_hf.errors import InputError
@@ -19,10 +23,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.name is None:
         width = max(map(len, configs), default=0)
         for name, file in configs.items():
-            first = file.read_text(encoding="utf-8").splitlines()[0]
-            print(f"{name:{width}}  {first.lstrip('# ')}")
+            print(f"{name:{width}}  {purpose(file)}")
         return
     name = arguments.name.removeprefix("configs/").removesuffix(".yaml")
     if name not in configs:
         raise InputError(f"there is no config {arguments.name}; the package has {', '.join(configs)}.")
     print(configs[name].read_text(encoding="utf-8"), end="")
+
+
+def purpose(file: Path) -> str:
+    """Return the first sentence of the comment that a config begins with, shortened."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    sentence = re.split(r"[.;](?=\s|$)", " ".join(line.lstrip("# ") for line in lines), maxsplit=1)[0]
+    return textwrap.shorten(sentence, 100, placeholder=" ...")
