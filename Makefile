@@ -47,7 +47,7 @@ test: lint
 
 # The fast tests with the lowest versions that setup.cfg allows, which uv chooses (UV_TORCH_BACKEND=cpu: without CUDA).
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/pytest -m "not slow" $(TESTS)
+	.venv-lowest/bin/pytest -m "not slow"
 
 .venv-lowest/installed: setup.cfg
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

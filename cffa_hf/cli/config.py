@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     name = arguments.name.removeprefix("configs/").removesuffix(".yaml")
     if name not in configs:
-        raise InputError(f"there is no config {arguments.name}; the package has {', '.join(configs)}.")
+        raise InputError(f"the package has no config {arguments.name}; `cffa-hf config` lists those it has.")
     print(configs[name].read_text(encoding="utf-8"), end="")
 
 
