@@ -105,7 +105,17 @@ def installed(archives, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     programs = folder / "bin"
-    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index", "--quiet"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        programs / "python",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+    ]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([*pip, archives[0]], check=True, env=variables)
     # A path in a .pth file does not start the finders of editable installs that lie there.
@@ -122,7 +132,13 @@ def test_what_the_readme_shows_runs_in_an_empty_folder(installed, tmp_path):
     def run(*words: object) -> str:
         command = [str(installed / "cffa-hf") if words[0] == "cffa-hf" else str(installed / "python"), *words[1:]]
         done = subprocess.run(
-            list(map(str, command)), cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=900, check=False
+            list(map(str, command)),
+            cwd=tmp_path,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
         )
         assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout

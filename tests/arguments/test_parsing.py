@@ -7,6 +7,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from cffa_hf.arguments.config_files import config_path
 from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
