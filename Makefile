@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test fuzz audit torture gpu-check clean
+.PHONY: setup demo test lint fast-test test-lowest fuzz audit torture gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -45,6 +45,16 @@ fast-test: setup
 test: lint
 	$(BIN)/pytest
 
+# The fast tests with the lowest versions that setup.cfg allows, which uv chooses (UV_TORCH_BACKEND=cpu: without CUDA).
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest -m "not slow"
+
+.venv-lowest/installed: setup.cfg
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution lowest-direct --editable '.[test]'
+	touch $@
+
 # Mutated files of every kind that is read, for MINUTES; bugs are written to fuzz-failures.txt.
 MINUTES ?= 60
 fuzz: setup
@@ -65,4 +75,4 @@ gpu-check: .venv/installed
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
-	rm -rf .venv $(DATA) outputs
+	rm -rf .venv .venv-lowest $(DATA) outputs

@@ -54,7 +54,8 @@ RUN = {
     r"accelerate launch -m cffa_hf\.cli\.train --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --output_dir outputs/again --validation_identities 4 --test_identities 4"
     ),
-    r"make (demo|test|fast-test|lint|fuzz|torture|gpu-check)( SEED=\.\.\.)?": "--dry-run",  # what other tests do, in parts
+    # What the other tests do, in parts.
+    r"make (demo|setup|test|test-lowest|fast-test|lint|fuzz|torture|audit|gpu-check)( SEED=\.\.\.)?": "--dry-run",
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
     r"accelerate launch run_train\.py --config configs/published/\w+\.yaml --dataset_root datasets": (
         f"{FROM_CLIP} --precision published"
@@ -82,6 +83,11 @@ RUN = {
     r"python run_train\.py --config configs/pretrain/demo\.yaml": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --init_from outputs/pretrain_demo .*": DEMO,
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
+    r"cffa-hf config( own_data)?": "",
+    r"cffa-hf train --config own_data --dataset my-data": f"{FROM_CLIP} --validation_identities 4 --test_identities 4",
+    r"cffa-hf evaluate outputs/own_data --config own_data --dataset my-data": (
+        "--num_workers 0 --validation_identities 4 --test_identities 4"
+    ),
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf index .*": "",
     r"cffa-hf search .*": "",
@@ -101,7 +107,7 @@ PARSED = {
     r"accelerate launch --config_file .*": "several devices or machines; tests/test_distributed.py starts both configs",
     r"accelerate launch --cpu --num_processes 2": "the words warn of it",
     r"(srun )?torchrun .*": "several devices or processes; tests/test_distributed.py starts two",
-    r"pip install .*": "needs a package index",
+    r"pip (install|wheel) .*": "needs a package index",
 }
 NOT_RUN = {
     r"cffa-hf app .*": "serves until it is interrupted; tests/page starts it and drives it in a browser",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,7 +17,7 @@ def test_the_citation_has_what_the_format_requires():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     setup = ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
-    assert citation["license"] == setup["metadata"]["license"]
+    assert citation["license"] == setup["metadata"]["license_expression"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md")), ids=lambda path: path.name)
@@ -30,3 +32,27 @@ def test_links_of_a_page_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def requirements() -> dict[str, list[Requirement]]:
+    """What setup.cfg asks for, by extra; `base` is what every user gets."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    texts = {"base": setup["options"]["install_requires"], **setup["options.extras_require"]}
+    return {extra: [Requirement(line) for line in text.splitlines() if line] for extra, text in texts.items()}
+
+
+@pytest.mark.parametrize("extra", requirements())
+def test_each_requirement_has_a_lowest_version_and_a_pin_that_satisfies_it(extra):
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    assert len(versions) == len(pins)
+    for wanted in requirements()[extra]:
+        assert any(part.operator == ">=" for part in wanted.specifier), wanted
+        assert versions[canonicalize_name(wanted.name)] in wanted.specifier, wanted
+
+
+def test_the_tests_have_all_that_the_extras_bring():
+    every = {str(wanted) for wanted_of in requirements().values() for wanted in wanted_of}
+    assert every == {str(wanted) for extra in ("base", "test") for wanted in requirements()[extra]}

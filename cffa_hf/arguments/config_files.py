@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import logging
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ import yaml
 from cffa_hf.arguments.training import SECRETS
 from cffa_hf.errors import InputError, is_text
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FOLDER = Path("configs")
+SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 LARGEST = 2**20
 
 
@@ -38,11 +42,25 @@ class SettingsLoader(yaml.SafeLoader):
 
 
 def config_path(config: str) -> Path:
-    """Return the file that a config's path or bare name means: `methods/rde` is `configs/methods/rde.yaml`."""
+    """Return the file that a config's path or bare name means: `methods/rde` is `configs/methods/rde.yaml`.
+
+    What `configs/` in the working folder does not have is taken from the configs that the package ships.
+    """
     path = Path(config)
     if not path.suffix and not path.is_file():
         path = CONFIG_FOLDER / f"{config}.yaml"
+    if not path.exists() and path.parts[0] == CONFIG_FOLDER.name:
+        shipped = SHIPPED.joinpath(*path.parts[1:])
+        if shipped.is_file():
+            logger.warning("%s is not in this folder: the one that cffa_hf ships is read", path)
+            return shipped
     return path
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the configs that the package ships, by the names that `--config` takes, sorted."""
+    files = SHIPPED.glob("**/*.yaml")
+    return dict(sorted((file.relative_to(SHIPPED).with_suffix("").as_posix(), file) for file in files))
 
 
 def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
@@ -61,7 +79,7 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), SettingsLoader)
     except FileNotFoundError as error:
         beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        hint = f"; {path.parent} has {', '.join(beside)}" if beside else ""
+        hint = f"; {path.parent} has {', '.join(beside)}" if beside else "; `cffa-hf config` lists those of the package"
         raise InputError(f"the config {path} does not exist{hint}.") from error
     except InputError:
         raise

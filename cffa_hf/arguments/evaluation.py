@@ -121,7 +121,10 @@ def _parser() -> QuietArgumentParser:
     parser = QuietArgumentParser(kinds, allow_abbrev=False)
     parser.add_argument("checkpoint", help="Folder of a published model or training checkpoint, or a name on the Hub")
     parser.add_argument(
-        "--config", nargs="+", metavar="CONFIG", help="YAML files, or names of those in configs/; several: one table"
+        "--config",
+        nargs="+",
+        metavar="CONFIG",
+        help="YAML files, or names that `cffa-hf config` lists; several: one table",
     )
     return parser
 

@@ -72,7 +72,9 @@ def parse_arguments(arguments: Sequence[str] | None = None, classes: Sequence[An
     first = QuietArgumentParser((), add_help=False, allow_abbrev=False)
     for each in (first, parser):
         each.add_argument(
-            "--config", **option, help="YAML files with settings: later files win, and the command line over all"
+            "--config",
+            **option,
+            help="YAML files with settings, or names that `cffa-hf config` lists: later ones win, and the command line over all",
         )
     given, rest = first.parse_known_args(words)
     if given.config:

@@ -16,6 +16,7 @@ COMMANDS = {
     "app": ("cffa_hf.cli.app", "search a gallery on a page in the browser"),
     "check-data": ("cffa_hf.cli.check_data", "list all problems of a dataset, or write a copy without them"),
     "demo-data": ("cffa_hf.cli.demo_data", "render a demo dataset"),
+    "config": ("cffa_hf.cli.config", "list the configs of the package, or print one"),
     "convert": (
         "cffa_hf.cli.convert",
         "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package",

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from cffa_hf.arguments.config_files import config_path
 from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
@@ -134,6 +135,16 @@ def test_a_method_that_is_not_there(config, monkeypatch):
     message = refuse(config(), "--config", "methods/foo")
     assert "configs/methods/foo.yaml does not exist; configs/methods has" in message
     assert "irra" in message
+
+
+@pytest.mark.parametrize("config", ["methods/rde", "configs/methods/rde.yaml"])
+def test_a_config_that_is_not_here_is_that_of_the_package_and_this_is_said(config, monkeypatch, tmp_path, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert config_path(config).read_text() == (CONFIGS / "methods" / "rde.yaml").read_text()
+    assert "configs/methods/rde.yaml is not in this folder" in caplog.text
+    (tmp_path / "configs" / "methods").mkdir(parents=True)
+    (tmp_path / "configs" / "methods" / "rde.yaml").write_text("seed: 3\n")
+    assert config_path(config).read_text() == "seed: 3\n"
 
 
 def test_numbers_that_yaml_reads_as_text(config):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from cffa_hf.cli import COMMANDS, main
 from cffa_hf.inputs.images import read_image
@@ -61,6 +62,17 @@ def test_mistakes_end_in_one_sentence_and_status_2(people, capsys, model, images
     assert main(["search", str(people / images), sentence, "--checkpoint", str(people / model)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert message in line
+
+
+def test_configs_are_listed_and_printed(capsys):
+    assert main(["config"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"own_data", "methods/cffa", "accelerate/ddp"} <= set(names)
+    for name in ("own_data", "configs/own_data.yaml"):
+        assert main(["config", name]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["dataset"] == "my-data"
+    assert main(["config", "own_dta"]) == 2
+    assert "own_dta" in capsys.readouterr().err
 
 
 def test_demo_data_are_rendered_and_the_upper_bound_told(capsys, tmp_path):
