@@ -12,7 +12,7 @@ MODULES = {
 # The floors: a room imports itself and the floors above it; nothing beside it, nothing below.
 FLOORS = [
     "errors version names files command_line matrix_product precision configuration_cffa losses loss_terms",
-    "modeling_cffa inputs metrics demo cpu_layers",
+    "modeling_cffa auto_classes inputs metrics demo cpu_layers",
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search",
     "reporting publishing",
@@ -20,13 +20,14 @@ FLOORS = [
     "cli __init__",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-# Within the first floor: the guard, the writer of files and the precision know the errors, the terms the losses.
+# Within a floor: the guard, the writer of files and the precision know the errors, the terms the losses, and so on.
 STEPS = {
     "files": {"errors"},
     "loss_terms": {"losses"},
-    "precision": {"errors"},
+    "precision": {"errors", "names"},
     "command_line": {"errors", "version"},
     "modeling_cffa": {"configuration_cffa"},
+    "auto_classes": {"configuration_cffa", "modeling_cffa"},
 }
 TRAVELLING = ("configuration_cffa", "modeling_cffa")
 

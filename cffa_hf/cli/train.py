@@ -1,5 +1,6 @@
 """`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a retrieval model."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,7 +12,8 @@ from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.command_line import run_guarded
+from cffa_hf.cli.parsers import asks_for_help, configured
+from cffa_hf.command_line import CommandParser, run_guarded
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.image_cache import cache_images
@@ -43,6 +45,10 @@ def main(words: Sequence[str] | None = None) -> None:
     Raises:
         InputError: If a setting or the data are wrong.
     """
+    words = sys.argv[1:] if words is None else words
+    if asks_for_help(words):
+        configured(CommandParser(prog="cffa-hf train"), "train").print_help()
+        return
     model_args, data_args, args = parse_arguments(words)
     if args.search is not None:
         refuse_what_cannot_be_searched(args)
