@@ -11,7 +11,7 @@ MODULES = {
 }
 # The floors: a room imports itself and the floors above it; nothing beside it, nothing below.
 FLOORS = [
-    "errors version names files command_line matrix_product precision configuration_cffa losses loss_terms",
+    "errors version names progress files command_line matrix_product precision configuration_cffa losses loss_terms",
     "modeling_cffa auto_classes inputs metrics demo cpu_layers",
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search",
@@ -79,7 +79,7 @@ def test_no_circles():
 def test_the_data_know_no_model_and_no_command():
     for module in MODULES:
         if part_of(module) == "data":
-            known = {"data", "errors", "files", "names", "inputs", "configuration_cffa"}
+            known = {"data", "errors", "files", "names", "progress", "inputs", "configuration_cffa"}
             assert {part_of(name) for name in OWN[module]} <= known
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import CLIPTokenizer
 
 from cffa_hf.checkpoints.conversion import Conversion, convert, is_weights_file, summary
+from cffa_hf.checkpoints.opening import without_bars
 from cffa_hf.checkpoints.tokenizer import CLIP_VOCABULARY, load_tokenizer, vocabulary_size
 from cffa_hf.errors import InputError
 from cffa_hf.files import new_folder, write_text
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     heads = [name for name in conversion.mapped if not name.startswith("cffa.")]
     conversion.dropped |= {conversion.source.origins[name]: "training head, not needed to embed" for name in heads}
     with new_folder(out) as folder:
-        model.save_pretrained(folder)
+        with without_bars():
+            model.save_pretrained(folder)
         if tokenizer is not None:
             build_processor(tokenizer, config.image_size, config.context_length).save_pretrained(folder)
         write_text(folder / "conversion.json", json.dumps(record(arguments, conversion), indent=2) + "\n")

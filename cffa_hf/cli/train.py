@@ -1,14 +1,16 @@
 """`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a retrieval model."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import fields, replace
 from typing import Any
 
 from datasets import Dataset
 from transformers import CLIPProcessor, set_seed
 
-from cffa_hf.arguments.data import TrainingDataArguments
+from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
@@ -23,6 +25,7 @@ from cffa_hf.records.run import write_run_record
 from cffa_hf.training.batches import selection_rows, training_stream
 from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
+from cffa_hf.training.printing import best_sentence
 from cffa_hf.training.resume import checkpoint_to_resume
 from cffa_hf.training.run_data import RunData, check_combination, read_run_data, seen_of, switch_off_identity
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
@@ -55,13 +58,25 @@ def main(words: Sequence[str] | None = None) -> None:
     make_output_folder(args.output_dir)
     try:
         with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
-            train(model_args, data_args, args)
+            train(model_args, data_args, args, words)
     finally:
         leave_process_group()
 
 
-def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments) -> None:
-    """Read the data, make the model, train it, and save the part that embeds; or search for settings."""
+def train(
+    model_args: ModelArguments,
+    data_args: TrainingDataArguments,
+    args: CFFATrainingArguments,
+    words: Sequence[str] = (),
+) -> None:
+    """Read the data, make the model, train it, and save the part that embeds; or search for settings.
+
+    Args:
+        model_args: Where the weights come from.
+        data_args: Where the data are.
+        args: How it is trained.
+        words: The command line, out of which the next one is made.
+    """
     check_combination(data_args, args)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     searching = args.search is not None
@@ -84,6 +99,7 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     model: Any
     model, processor = starting_model(model_args, found.captions(), found.identities)
     config = model.config
+    model_args = replace(model_args, image_size=list(config.image_size))
     lora: Any = model_args.lora
     if lora is not None:
         model = add_lora(model, lora, model_args.init_from)
@@ -110,6 +126,26 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise, order)
     if args.push_to_hub:
         trainer.push_to_hub()
+    if args.process_index == 0:
+        print(best_sentence(trainer.state, str(args.output_dir)))
+        print(f"Next: {evaluation_command(words, str(args.output_dir))}")
+
+
+def evaluation_command(words: Sequence[str], output_dir: str) -> str:
+    """Return the command that evaluates what a command line has trained: its configs, and what it says of the data.
+
+    Args:
+        words: Command line of the training.
+        output_dir: Where the model is.
+    """
+    kept, keeps = [], False
+    wanted = {"--config", *(f"--{item.name}" for item in fields(DataArguments))} - {"--check_images"}
+    for word in words:
+        if word.startswith("--"):
+            keeps = word.partition("=")[0] in wanted
+        if keeps:
+            kept.append(word)
+    return shlex.join(["cffa-hf", "evaluate", output_dir, *kept, "--report"])
 
 
 def training_data(

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import writing
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
 from cffa_hf.inputs.packed import read_stored
+from cffa_hf.progress import progress_bar
 from cffa_hf.search.filters import to_number
 from cffa_hf.search.folders import find_changes, find_images
 from cffa_hf.search.header import HEADER, write_header
@@ -324,7 +324,9 @@ def _embed(
     """Embed images and keep each batch; return why some were left out."""
     gallery.items.declare(metadata)
     failures: list[str] = []
-    bar = tqdm(total=len(paths), desc="Embedding images", unit="image", disable=not progress or not paths, leave=False)
+    bar = progress_bar(
+        total=len(paths), desc="Embedding images", unit="image", disable=not progress or not paths, leave=False
+    )
     with bar:
         for indices, vectors, failed in gallery.embedder.image_batches(sources):
             refused = [(paths[place], states[place], reason) for place, reason in failed]

@@ -62,7 +62,7 @@ def refuse(path, *words):
 def test_published_defaults(tmp_path):
     model, data, training = parse_arguments(["--dataset", "rstpreid", "--output_dir", str(tmp_path), *CPU])
     assert model.init_from == "openai/clip-vit-base-patch16"
-    assert (model.image_size, model.stride, model.context_length) == ([384, 128], None, 77)
+    assert (model.image_size, model.stride, model.context_length) == (None, None, 77)
     assert (model.select_ratio, model.local_dim, model.cross_modal_layers) == (0.3, 1024, 4)
     assert data.dataset == "rstpreid"
     assert training.share_masked_captions
