@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from datasets import Dataset
-from transformers import CLIPProcessor, set_seed
+from transformers import CLIPProcessor, TrainerState, set_seed
 
 from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
@@ -58,7 +58,10 @@ def main(words: Sequence[str] | None = None) -> None:
     make_output_folder(args.output_dir)
     try:
         with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
-            train(model_args, data_args, args, words)
+            state = train(model_args, data_args, args)
+        if state is not None and args.process_index == 0:
+            print(best_sentence(state, str(args.output_dir)))
+            print(f"Next: {evaluation_command(words, str(args.output_dir))}")
     finally:
         leave_process_group()
 
@@ -67,15 +70,11 @@ def train(
     model_args: ModelArguments,
     data_args: TrainingDataArguments,
     args: CFFATrainingArguments,
-    words: Sequence[str] = (),
-) -> None:
+) -> TrainerState | None:
     """Read the data, make the model, train it, and save the part that embeds; or search for settings.
 
-    Args:
-        model_args: Where the weights come from.
-        data_args: Where the data are.
-        args: How it is trained.
-        words: The command line, out of which the next one is made.
+    Returns:
+        The state at the end; None after a search.
     """
     check_combination(data_args, args)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
@@ -118,7 +117,7 @@ def train(
     )
     if isinstance(trainer, SearchTrainer):
         trainer.search(search_subject(model_args, data_args, args, seen))
-        return
+        return None
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()
@@ -126,9 +125,7 @@ def train(
     write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise, order)
     if args.push_to_hub:
         trainer.push_to_hub()
-    if args.process_index == 0:
-        print(best_sentence(trainer.state, str(args.output_dir)))
-        print(f"Next: {evaluation_command(words, str(args.output_dir))}")
+    return trainer.state
 
 
 def evaluation_command(words: Sequence[str], output_dir: str) -> str:

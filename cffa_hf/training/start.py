@@ -41,9 +41,9 @@ def starting_model(
     """Make the model and the processor that a training run starts from.
 
     Of a checkpoint come the encoders' sizes and, where it has them, the width of the local features and the number of
-    cross-modal layers; unless it is a general CLIP, the image size too, if the arguments leave it open. Image size otherwise, stride, context length, select ratio, dropout and which heads there are come from
-    the arguments. Position tables are resized, and heads that the checkpoint lacks or that do not fit are left fresh
-    and named in the log.
+    cross-modal layers; unless it is a general CLIP, the image size too, if the arguments leave it open. Image size
+    otherwise, stride, context length, select ratio, dropout and which heads there are come from the arguments. Position
+    tables are resized, and heads that the checkpoint lacks or that do not fit are left fresh and named in the log.
 
     Args:
         arguments: `init_from` names a checkpoint: a file, a folder or a name on the Hub; None: random weights of the
