@@ -82,6 +82,10 @@ RUN = {
     r"python run_train\.py --config configs/pretrain/demo\.yaml": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --init_from outputs/pretrain_demo .*": DEMO,
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
+    r"cffa-hf demo-data demo-data": "--identities 4 3 3 --images-per-identity 2",
+    r"cffa-hf train --config demo": f"{DEMO} --overwrite_output_dir true",
+    r"cffa-hf evaluate outputs/demo --config demo --report": "--num_workers 0",
+    r"cffa-hf completion bash": "",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf index .*": "",
     r"cffa-hf search .*": "",
@@ -113,12 +117,6 @@ NOT_RUN = {
 }
 # What snippets take for granted, and what holds after them.
 BEFORE = {
-    "README.md": """
-from pathlib import Path
-from PIL import Image
-pictures = [Image.open(path) for path in sorted(Path("photos").glob("*.png"))[:3]]
-sentence = "a woman in a green coat"
-""",
     "docs/evaluation.md": """
 import cffa_hf
 from transformers import AutoModel, AutoProcessor
@@ -131,7 +129,7 @@ queries, gallery = torch.eye(4), torch.eye(4).repeat(2, 1)
 query_ids, gallery_ids = torch.arange(4), torch.arange(8) % 4
 """,
 }
-AFTER = {"README.md": "assert scores.shape == (1, 3) and scores.abs().max() <= 1"}
+AFTER = {"README.md": "assert len(gallery.search('a woman', k=5)) == 5 and abs(result.score) <= 1"}
 
 
 @dataclass(frozen=True)

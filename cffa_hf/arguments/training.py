@@ -187,6 +187,8 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
             self.bf16 = True
             self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
+        if self.use_cpu or not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # of no use, and PyTorch warns of it
         if self.precision == "published":
             self.check_published_precision()
 

@@ -368,3 +368,13 @@ def test_a_device_is_no_config(tmp_path):
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="no file"):
         parse_arguments(["--config", str(tmp_path / "zero.yaml")])
+
+
+def test_null_on_the_command_line_is_that_of_a_config():
+    words = ["--dataset", "x", "--output_dir", "y", "--use_cpu", "true", "--init_from", "null", "--stride", "null"]
+    model, _, args = parse_arguments(words)
+    assert model.init_from is None
+    assert model.stride is None
+    assert not args.dataloader_pin_memory  # which would only warn without a GPU
+    with pytest.raises(InputError, match="hidden_size"):
+        parse_arguments([*words, "--hidden_size", "null"])
