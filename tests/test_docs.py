@@ -83,9 +83,11 @@ RUN = {
     r"python run_train\.py --config configs/demo\.yaml --init_from outputs/pretrain_demo .*": DEMO,
     r"cffa-hf demo-data demo-data --layout cuhk_pedes --seed 0": "--identities 2 1 1 --images_per_identity 2",
     r"cffa-hf demo-data demo-data": "--identities 4 3 3 --images-per-identity 2",
+    r"cffa-hf train --config configs/demo\.yaml --num_train_epochs 1 --output_dir outputs/first": DEMO,
     r"cffa-hf train --config demo": f"{DEMO} --overwrite_output_dir true",
     r"cffa-hf evaluate outputs/demo --config demo --report": "--num_workers 0",
     r"cffa-hf completion bash": "",
+    r"cffa-hf convert .*": "--image-size 64 32",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf index .*": "",
     r"cffa-hf search .*": "",
@@ -113,6 +115,7 @@ NOT_RUN = {
     r"accelerate launch run_train\.py --config configs/cuhk_pedes\.yaml --init_from .*": "goes on from the one above",
     r"python benchmarks/ablation\.py .*": "hours; tests/test_benchmarks.py runs its quick form",
     r"MASTER=\$\(scontrol .*\)": "needs Slurm",
+    r"python run_eval\.py converted --config \.\.\. .*": "stands for any config",
     r"python run_train\.py( \.\.\.)?|accelerate launch( run_train\.py)?|torchrun|pip install": "a program's name, not a command",
 }
 # What snippets take for granted, and what holds after them.

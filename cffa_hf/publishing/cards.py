@@ -108,6 +108,7 @@ def model_card(folder: Path, repo_id: str, *, notes: str = "", kept: Mapping[str
         context_length=config.context_length,
         results=text.result_rows(measured),
         results_data=text.results_data(measured, rendered),
+        intervals=text.interval_sentence(measured),
         selected=text.selection_sentence(results, training),
         published=text.published_sentence(measured),
         shared=text.shared_sentences(measured),
