@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import importlib.util
 import pickle
 from pathlib import Path
 
@@ -378,3 +379,12 @@ def test_null_on_the_command_line_is_that_of_a_config():
     assert not args.dataloader_pin_memory  # which would only warn without a GPU
     with pytest.raises(InputError, match="hidden_size"):
         parse_arguments([*words, "--hidden_size", "null"])
+
+
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
+def test_a_tracker_that_is_not_installed_is_told_with_its_package(tracker):
+    if importlib.util.find_spec(tracker) is not None:
+        pytest.skip(f"{tracker} is installed here")
+    words = ["--dataset", "x", "--output_dir", "y", "--use_cpu", "true", "--report_to", tracker]
+    with pytest.raises(InputError, match=f"report_to {tracker} needs the package {tracker}: pip install {tracker}"):
+        parse_arguments(words)
