@@ -13,6 +13,8 @@ SECONDS = 30.0
 class ProgressLines(std.tqdm):
     """A progress bar for files: whole lines, few of them. Arguments as for `tqdm.tqdm`."""
 
+    disable: bool
+
     def __init__(self, *args: Any, **kwargs: Any):
         lines = {"mininterval": SECONDS, "delay": SECONDS, "miniters": 1, "leave": False}
         form = "{desc}: {n_fmt} of {total_fmt}, {remaining} left"
