@@ -103,9 +103,7 @@ def train(
     if lora is not None:
         model = add_lora(model, lora, model_args.init_from)
     if data_args.cache_images:
-        with args.main_process_first(desc="caching images"):
-            for split in data.keys() & {"train", data_args.select_on}:
-                data[split] = cache_images(data[split], config.image_size)
+        cache_splits(found, data_args, args, config)
     trainer = (SearchTrainer if searching else CFFATrainer)(
         model=model,
         args=args,
@@ -126,6 +124,15 @@ def train(
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer.state
+
+
+def cache_splits(
+    found: RunData, data_args: TrainingDataArguments, args: CFFATrainingArguments, config: CFFAConfig
+) -> None:
+    """Replace the images that the run reads by decoded ones, in place."""
+    with args.main_process_first(desc="caching images"):
+        for split in found.data.keys() & {"train", data_args.select_on}:
+            found.data[split] = cache_images(found.data[split], config.image_size)
 
 
 def evaluation_command(words: Sequence[str], output_dir: str) -> str:
