@@ -191,7 +191,7 @@ def test_dictionaries_where_they_are_wanted(config):
         ("learning_rate: {a: 1}\n", ["learning_rate"]),
         ("learning_rate: null\n", ["learning_rate"]),
         ("learning_rate:\n", ["learning_rate"]),
-        ("image_size: null\n", ["image_size"]),
+        ("local_dim: null\n", ["local_dim"]),
         ("use_mlm: null\n", ["use_mlm"]),
         ("alignment_loss: contrastive\n", ["alignment_loss", "mal, triplet, info_nce, sdm, cmpm"]),
         ("mal_scale: size\n", ["mal_scale", "temperature"]),
