@@ -4,6 +4,9 @@ BIN := .venv/bin
 DATA ?= demo-data
 OUTPUT ?= outputs/demo
 SEED ?= 0
+# More words for the demo's commands, for instance DEMO_DATA="--identities 60 10 20" TRAIN="--num_train_epochs 2".
+DEMO_DATA ?=
+TRAIN ?=
 SENTENCE ?= a woman in a green coat and a gray skirt with brown shoes
 
 export TOKENIZERS_PARALLELISM = false
@@ -16,6 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 setup: .venv/tests-installed
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
+	@echo "Installing into .venv: one to two gigabytes, some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) .
 	touch $@
@@ -25,14 +29,22 @@ setup: .venv/tests-installed
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/cffa-hf demo-data $(DATA) --seed $(SEED)
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--num_cpu_threads_per_process $(shell nproc) \
-		run_train.py --config configs/demo.yaml --dataset_root $(DATA) --output_dir $(OUTPUT) --seed $(SEED) \
-		--overwrite_output_dir true
-	$(BIN)/python run_eval.py $(OUTPUT) --config configs/demo.yaml --dataset_root $(DATA)
-	$(BIN)/cffa-hf index $(DATA)/CUHK-PEDES/imgs $(OUTPUT)/gallery --checkpoint $(OUTPUT)
-	$(BIN)/cffa-hf search $(OUTPUT)/gallery "$(SENTENCE)"
+	@echo "1/5 Rendering people and their captions into $(DATA)"
+	@$(BIN)/cffa-hf demo-data $(DATA) $(DEMO_DATA) --seed $(SEED)
+	@echo "2/5 Training on them, 5 to 10 minutes on two CPU cores"
+	@$(BIN)/cffa-hf train --config configs/demo.yaml --dataset_root $(DATA) --output_dir $(OUTPUT) --seed $(SEED) \
+		--overwrite_output_dir true $(TRAIN)
+	@echo "3/5 Evaluating on people that it has never seen"
+	@$(BIN)/cffa-hf evaluate $(OUTPUT) --config configs/demo.yaml --dataset_root $(DATA) --report
+	@echo "4/5 Embedding all pictures into a gallery"
+	@$(BIN)/cffa-hf index $(DATA)/CUHK-PEDES/imgs $(OUTPUT)/gallery --checkpoint $(OUTPUT)
+	@echo "5/5 Searching for \"$(SENTENCE)\""
+	@$(BIN)/cffa-hf search $(OUTPUT)/gallery "$(SENTENCE)" --sheet $(OUTPUT)/found.png
+	@echo "Done. Look at"
+	@echo "  $(OUTPUT)/found.png     what the sentence found"
+	@echo "  $(OUTPUT)/report.html   all results, with pictures"
+	@echo "  $(OUTPUT)               the model: AutoModel.from_pretrained(\"$(OUTPUT)\")"
+	@echo "Next: $(BIN)/cffa-hf search $(OUTPUT)/gallery \"a man with a red backpack\" --sheet found.png"
 
 lint: setup
 	$(BIN)/ruff check .

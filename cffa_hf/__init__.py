@@ -13,18 +13,17 @@ from cffa_hf.version import VERSION
 
 __version__ = VERSION
 
-_words = getattr(sys, "argv", [""]) or [""]
-# `cffa-hf --help` and `cffa-hf --version` need no model: without one they start at once.
-if Path(_words[0]).stem != "cffa-hf" or any(not word.startswith("-") for word in _words[1:]):
-    from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPProcessor
 
-    from cffa_hf.configuration_cffa import CFFAConfig
-    from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel, CFFAOutput
+def _is_command() -> bool:
+    """Tell whether this process is `cffa-hf` or `python -m cffa_hf.cli`, which needs no model for its help."""
+    words = getattr(sys, "argv", [""]) or [""]
+    as_module = getattr(sys, "orig_argv", [])[1:3] == ["-m", "cffa_hf.cli"] and words[0] == "-m"
+    return Path(words[0]).stem == "cffa-hf" or as_module
 
-    AutoConfig.register(CFFAConfig.model_type, CFFAConfig)
-    AutoModel.register(CFFAConfig, CFFAModel)
-    AutoModelForPreTraining.register(CFFAConfig, CFFAForPreTraining)
-    AutoProcessor.register(CFFAConfig, CLIPProcessor)
+
+# A command imports the model when it is about to run, so that help and mistakes are printed at once.
+if not _is_command():
+    from cffa_hf.auto_classes import CFFAConfig, CFFAForPreTraining, CFFAModel, CFFAOutput
 
 # Public name -> the module that it is in.
 LAZY = {
@@ -42,22 +41,14 @@ LAZY = {
     "retrieval_metrics": "metrics",
 }
 
-__all__ = [
-    "CFFAConfig",
-    "CFFAForPreTraining",
-    "CFFAModel",
-    "CFFAOutput",
-    "InputError",
-    "__version__",
-    *LAZY,
-]
+__all__ = ["CFFAConfig", "CFFAForPreTraining", "CFFAModel", "CFFAOutput", "InputError", "__version__", *LAZY]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module when it is first asked for."""
-    if name not in LAZY:
+    if name not in __all__:
         raise AttributeError(f"module 'cffa_hf' has no attribute {name!r}")
-    value = getattr(import_module(f"cffa_hf.{LAZY[name]}"), name)
+    value = getattr(import_module(f"cffa_hf.{LAZY.get(name, 'auto_classes')}"), name)
     globals()[name] = value
     return value
 

@@ -33,9 +33,26 @@ def without_values(message: str, options: Sequence[str]) -> str:
     if not found:
         return mask_tokens(message)
     names = [word.partition("=")[0] for word in tail.split() if word.startswith("-")]
-    close = [match for name in names for match in difflib.get_close_matches(name, options, n=1)]
+    close = [match for name in names if (match := closest_option(name, options))]
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return mask_tokens(f"{head}{found}{', '.join(names) or tail}{hint}")
+
+
+def closest_option(name: str, options: Sequence[str]) -> str | None:
+    """Return the option that was probably meant: one that holds the name's words, or is spelt much alike.
+
+    Args:
+        name: Unknown.
+        options: All that there are.
+
+    Example:
+        >>> closest_option("--batch_size", ["--patch_size", "--per_device_train_batch_size"])
+        '--per_device_train_batch_size'
+    """
+    wanted = name.lstrip("-").replace("-", "_")
+    holding = [option for option in options if wanted and f"_{wanted}_" in f"_{option.lstrip('-').replace('-', '_')}_"]
+    holding.sort(key=lambda option: "train" not in option)
+    return next(iter(holding or difflib.get_close_matches(name, options, n=1)), None)
 
 
 class CommandParser(argparse.ArgumentParser):

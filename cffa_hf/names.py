@@ -24,6 +24,11 @@ ATTRIBUTES_FILE = "attributes.jsonl"
 # The splits that a run may be evaluated on while it trains, and what may have chosen a checkpoint among those of its run.
 SELECTION_SPLITS = ("validation", "test")
 SELECTIONS = ("validation", "last epoch", "test", "unknown")
+# Beside the commands: all settings, for their help.
+SETTINGS_FILE = "settings.json"
+INFERENCE_PRECISIONS = ("auto", "float32", "bfloat16")
+# Holds a key of the HTTP service.
+KEY_VARIABLE = "CFFA_HF_SERVICE_KEY"
 
 
 def metric_prefixes(names: Iterable[str]) -> list[str]:

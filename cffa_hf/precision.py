@@ -3,8 +3,7 @@
 import torch
 
 from cffa_hf.errors import InputError
-
-INFERENCE_PRECISIONS = ("auto", "float32", "bfloat16")
+from cffa_hf.names import INFERENCE_PRECISIONS
 
 
 def computes_bfloat16(device: str | torch.device) -> bool:

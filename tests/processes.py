@@ -135,7 +135,7 @@ class Run:
 
     def wait_for_step(self, step: int) -> None:
         """Wait until the log entry of a step has been printed."""
-        self.wait_for(lambda: self.output().count("'loss':") >= step)
+        self.wait_for(lambda: self.output().count(": loss ") >= step)
 
     def kill(self, number: int) -> None:
         """Send a signal to the process, if it has not ended."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cffa_hf.command_line import guarded
+from cffa_hf.command_line import closest_option, guarded
 from cffa_hf.errors import InputError, RunStopped
 
 SECRET = "hf_abcdefghijklmnop"
@@ -101,3 +101,17 @@ def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(tmp_path):
     talk.stdout.readline()
     talk.stdout.close()
     assert (talk.stderr.read(), talk.wait(60)) == (b"", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--batch_size", "--per_device_train_batch_size"),
+        ("--learning_rat", "--learning_rate"),
+        ("--epochs", "--num_train_epochs"),
+        ("--zzz", None),
+    ],
+)
+def test_the_option_that_was_meant(given, meant):
+    options = ["--patch_size", "--per_device_eval_batch_size", "--per_device_train_batch_size", "--learning_rate"]
+    assert closest_option(given, [*options, "--num_train_epochs", "--warmup_epochs"]) == meant

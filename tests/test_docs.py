@@ -88,6 +88,12 @@ RUN = {
     r"cffa-hf evaluate outputs/own_data --config own_data --dataset my-data": (
         "--num_workers 0 --validation_identities 4 --test_identities 4"
     ),
+    r"cffa-hf demo-data demo-data": "--identities 4 3 3 --images-per-identity 2",
+    r"cffa-hf train --config configs/demo\.yaml --num_train_epochs 1 --output_dir outputs/first": DEMO,
+    r"cffa-hf train --config demo": f"{DEMO} --overwrite_output_dir true",
+    r"cffa-hf evaluate outputs/demo --config demo --report": "--num_workers 0",
+    r"cffa-hf completion bash": "",
+    r"cffa-hf convert .*": "--image-size 64 32",
     r"cffa-hf [a-z-]+": "--help",  # the name of a subcommand
     r"cffa-hf index .*": "",
     r"cffa-hf search .*": "",
@@ -116,16 +122,12 @@ NOT_RUN = {
     r"accelerate launch run_train\.py --config configs/cuhk_pedes\.yaml --init_from .*": "goes on from the one above",
     r"python benchmarks/ablation\.py .*": "hours; tests/test_benchmarks.py runs its quick form",
     r"MASTER=\$\(scontrol .*\)": "needs Slurm",
+    r"python -m cffa_hf\.arguments\.listing": "writes into the package; tests/cli/test_cli.py compares what it writes",
+    r"python run_eval\.py converted --config \.\.\. .*": "stands for any config",
     r"python run_train\.py( \.\.\.)?|accelerate launch( run_train\.py)?|torchrun|pip install": "a program's name, not a command",
 }
 # What snippets take for granted, and what holds after them.
 BEFORE = {
-    "README.md": """
-from pathlib import Path
-from PIL import Image
-pictures = [Image.open(path) for path in sorted(Path("photos").glob("*.png"))[:3]]
-sentence = "a woman in a green coat"
-""",
     "docs/evaluation.md": """
 import cffa_hf
 from transformers import AutoModel, AutoProcessor
@@ -138,7 +140,7 @@ queries, gallery = torch.eye(4), torch.eye(4).repeat(2, 1)
 query_ids, gallery_ids = torch.arange(4), torch.arange(8) % 4
 """,
 }
-AFTER = {"README.md": "assert scores.shape == (1, 3) and scores.abs().max() <= 1"}
+AFTER = {"README.md": "assert len(gallery.search('a woman', k=5)) == 5 and abs(result.score) <= 1"}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The settings of a run.
 
 Read model.py, data.py and training.py (the settings), evaluation.py (those of an evaluation), parsing.py (from YAML
-and command line into them).
+and command line into them), listing.py (all of them as data, for help and completion).
 """
 
 from cffa_hf.arguments.data import DataArguments, TrainingDataArguments

@@ -1,7 +1,6 @@
 """Settings in YAML files: later files win over earlier ones, and an unknown key is an error that names the file."""
 
 import argparse
-import difflib
 import logging
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from cffa_hf.arguments.training import SECRETS
+from cffa_hf.command_line import closest_option
 from cffa_hf.errors import InputError, is_text
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
         raise InputError(f"the config {path} must be a list of 'setting: value' lines.")
     for name in content:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else "--help lists all settings"
+            close = closest_option(str(name), list(known))
+            hint = f"did you mean '{close}'?" if close else "--help lists all settings"
             raise InputError(f"the config {path} has an unknown setting '{name}' ({hint}).")
     return content
 

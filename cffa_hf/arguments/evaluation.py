@@ -11,8 +11,7 @@ from cffa_hf.arguments.data import DataArguments
 from cffa_hf.arguments.parsing import RUN_CLASSES, QuietArgumentParser
 from cffa_hf.errors import InputError
 from cffa_hf.metrics.reranking import MOST_NEIGHBOURS, KReciprocalReranking
-from cffa_hf.names import SELECTIONS
-from cffa_hf.precision import INFERENCE_PRECISIONS
+from cffa_hf.names import INFERENCE_PRECISIONS, SELECTIONS
 
 
 @dataclass

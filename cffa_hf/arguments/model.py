@@ -39,8 +39,12 @@ class ModelArguments(RandomWeightsArguments):
             "merges file bpe_simple_vocab_16e6.txt.gz. null: the one beside the weights"
         },
     )
-    image_size: list[int] = field(
-        default_factory=lambda: list(IMAGE_SIZE), metadata={"help": "Height and width of the images in pixels"}
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width of the images in pixels; null: those of the weights, or "
+            f"{IMAGE_SIZE[0]} {IMAGE_SIZE[1]} for random weights and for a general CLIP"
+        },
     )
     stride: int | None = field(
         default=None, metadata={"help": "Step between patches in pixels; null: the patch size. Smaller: overlapping"}
@@ -65,7 +69,7 @@ class ModelArguments(RandomWeightsArguments):
 
     def __post_init__(self) -> None:
         """Refuse an image size that is no pair, and read `lora` from JSON where it came from the command line."""
-        if len(self.image_size) != 2:
+        if self.image_size is not None and len(self.image_size) != 2:
             raise ValueError(f"image_size must be a height and a width, got {self.image_size}")
         check_ranges(self)
         if isinstance(self.lora, str):

@@ -4,7 +4,8 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -42,6 +43,13 @@ class QuietArgumentParser(HfArgumentParser):
         for name in values.keys() & self.actions.keys():
             self.actions[name].required = False
 
+    def allow_null(self, classes: Sequence[Any]) -> None:
+        """Read `null` as a config does, where a setting may have no value."""
+        hints = {name: hint for kind in classes for name, hint in get_type_hints(kind).items()}
+        for name, action in self.actions.items():
+            if type(None) in get_args(hints[name]) and action.type is not None:
+                action.type = _or_null(action.type)
+
     def error(self, message: str):
         """Raise InputError.
 
@@ -51,6 +59,14 @@ class QuietArgumentParser(HfArgumentParser):
         if any(f"--{name}" in message for name in SECRETS):
             message = re.sub(r": .*", ": its value is not accepted", message, count=1, flags=re.DOTALL)
         raise InputError(f"{without_values(message, list(self._option_string_actions))} (--help lists all settings).")
+
+
+def _or_null(convert: Any) -> Any:
+    @wraps(convert)
+    def read(text: str) -> Any:
+        return None if text == "null" else convert(text)
+
+    return read
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, classes: Sequence[Any] = RUN_CLASSES) -> tuple[Any, ...]:
@@ -68,6 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, classes: Sequence[An
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = QuietArgumentParser(classes, allow_abbrev=False)
+    parser.allow_null(classes)
     option: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "CONFIG"}
     first = QuietArgumentParser((), add_help=False, allow_abbrev=False)
     for each in (first, parser):

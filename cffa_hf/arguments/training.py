@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import is_tensorboard_available, is_trackio_available, is_wandb_available
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from cffa_hf.arguments.ranges import check_ranges
@@ -22,6 +23,12 @@ PRECISIONS = ("auto", "bfloat16", "float32", "published")
 ADAM = ("adamw_torch", "adamw_torch_fused")
 SMALLEST_EPSILON = 1e-4
 """Of Adam on float16 weights: below it a second moment that fell to 0 makes a step ten times the learning rate or more."""
+# What each tracker needs, and how it is installed.
+TRACKERS = {
+    "tensorboard": (is_tensorboard_available, "'cffa_hf[tracking]'"),
+    "trackio": (is_trackio_available, "trackio"),
+    "wandb": (is_wandb_available, "wandb"),
+}
 # Settings whose values are never written or printed.
 SECRETS = ("hub_token", "push_to_hub_token")
 AT_LEAST_ONE = (
@@ -193,6 +200,11 @@ class CFFATrainingArguments(TrainingArguments, LossSettings, CorruptionSettings,
             self.bf16 = True
             self.use_cpu = self.use_cpu or not on_gpu  # TrainingArguments allows bf16 on a CPU only when told so
         super().__post_init__()
+        if self.use_cpu or not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # of no use, and PyTorch warns of it
+        for tracker, (is_there, install) in TRACKERS.items():
+            if tracker in self.report_to and not is_there():
+                raise ValueError(f"report_to {tracker} needs the package {tracker}: pip install {install}")
         if self.precision == "published":
             self.check_published_precision()
 

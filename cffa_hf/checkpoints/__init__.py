@@ -5,6 +5,7 @@ names of other implementations), conversion.py, saved_processor.py, tokenizer.py
 checkpoint comes from).
 """
 
+import cffa_hf.auto_classes  # noqa: F401  (processors are opened by the model's type, which must be known)
 from cffa_hf.checkpoints.conversion import Conversion, convert, summary
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.opening import open_model

@@ -105,6 +105,19 @@ def quiet_loading() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(standard_logging.ERROR)
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Load or save weights without the bar of transformers, which says nothing about one file."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from typing import Any
 
 from cffa_hf.data_check import Fixed, Report, check_dataset, write_fixed
 from cffa_hf.data_check.findings import KINDS
@@ -12,36 +11,6 @@ from cffa_hf.reporting.tables import format_table
 
 LINES = 5
 """Findings of one kind that are printed."""
-EXAMPLES = """examples:
-  cffa-hf check-data my-data
-  cffa-hf check-data datasets --dataset cuhk_pedes
-  cffa-hf check-data my-data --json > problems.json
-  cffa-hf check-data my-data --fix my-data-fixed
-
-The exit status is 0 without errors (or after --fix, since the copy has none), 2 with errors, 130 after Ctrl-C.
-"""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `check-data` to the command line of the package."""
-    parser = subparsers.add_parser(
-        "check-data",
-        help="list all problems of a dataset, or write a copy without them",
-        description="List all problems of a dataset: errors (training refuses them), warnings (its result is doubtful) and "
-        "notes. Every image is read once.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("root", metavar="ROOT", help="folder of the dataset, or the folder above it")
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="name of a benchmark or a set for pre-training, as in a config; default: told by the files",
-    )
-    parser.add_argument("--fix", metavar="OUT", help="write a copy without errors to a new folder; ROOT stays as it is")
-    parser.add_argument("--link", action="store_true", help="with --fix: make hard links to the images, not copies")
-    parser.add_argument("--json", action="store_true", help="print everything that was found as one JSON document")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,13 +10,6 @@ from cffa_hf.arguments.config_files import shipped_configs
 from cffa_hf.errors import InputError
 
 
-def add_parser(subparsers) -> None:
-    """Add the subcommand to those of `cffa-hf`."""
-    parser = subparsers.add_parser("config", help="list the configs of the package, or print one")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="such as own_data; default: list all names")
-    parser.set_defaults(run=run)
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Print the names of all configs with what each is for, or the text of one."""
     configs = shipped_configs()

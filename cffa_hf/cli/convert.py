@@ -8,44 +8,11 @@ from typing import Any
 from transformers import CLIPTokenizer
 
 from cffa_hf.checkpoints.conversion import Conversion, convert, is_weights_file, summary
+from cffa_hf.checkpoints.opening import without_bars
 from cffa_hf.checkpoints.tokenizer import CLIP_VOCABULARY, load_tokenizer, vocabulary_size
 from cffa_hf.errors import InputError, visible
 from cffa_hf.files import new_folder, write_text
 from cffa_hf.inputs.processor import build_processor
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `convert` to the command `cffa-hf`."""
-    text = "turn a checkpoint of CLIP, open_clip, IRRA, RDE or CFFA into a model of this package"
-    parser = subparsers.add_parser("convert", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument("source", metavar="SOURCE", help="file of weights, or folder or Hub name of a CLIP model")
-    parser.add_argument("out", metavar="OUT", help="new folder for the model, its processor and conversion.json")
-    parser.add_argument(
-        "--image-size",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="height and width in pixels: of a general CLIP the wanted ones, of others those of its training "
-        "(default: 384 128, or a square if only that fits)",
-    )
-    parser.add_argument(
-        "--stride", type=int, metavar="S", help="step between patches (default: patch size, or what fits)"
-    )
-    parser.add_argument(
-        "--select-ratio", type=float, metavar="R", help="share of tokens in local features (default: 0.3)"
-    )
-    parser.add_argument(
-        "--activation",
-        choices=["quick_gelu", "gelu"],
-        help="of the encoders in a file (default: quick_gelu; models that open_clip trained itself mostly have gelu)",
-    )
-    parser.add_argument(
-        "--vocabulary",
-        metavar="merges.txt.gz",
-        help="CLIP's bpe_simple_vocab_16e6.txt.gz, or a folder or Hub name of a CLIP tokenizer, for the processor",
-    )
-    parser.add_argument("--verbose", action="store_true", help="print the name of every weight")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -71,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     heads = [name for name in conversion.mapped if not name.startswith("cffa.")]
     conversion.dropped |= {conversion.source.origins[name]: "training head, not needed to embed" for name in heads}
     with new_folder(out) as folder:
-        model.save_pretrained(folder)
+        with without_bars():
+            model.save_pretrained(folder)
         if tokenizer is not None:
             build_processor(tokenizer, config.image_size, config.context_length).save_pretrained(folder)
         write_text(folder / "conversion.json", json.dumps(record(arguments, conversion), indent=2) + "\n")

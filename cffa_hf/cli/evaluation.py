@@ -1,5 +1,6 @@
 """`cffa-hf evaluate` and run_eval.py: evaluate a retrieval model."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 from cffa_hf.arguments.evaluation import EvaluationArguments, EvaluationRun, parse_evaluation_arguments
 from cffa_hf.checkpoints.provenance import Checkpoint, open_checkpoint
-from cffa_hf.command_line import run_guarded
+from cffa_hf.cli.parsers import asks_for_help, configured
+from cffa_hf.command_line import CommandParser, run_guarded
 from cffa_hf.data.seen import dataset_fingerprint, read_seen
 from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.evaluation.slices import query_groups, slice_metrics
@@ -48,6 +50,10 @@ def main(words: Sequence[str] | None = None) -> None:
     Raises:
         InputError: If the checkpoint, the data or an option is wrong.
     """
+    words = sys.argv[1:] if words is None else words
+    if asks_for_help(words):
+        configured(CommandParser(prog="cffa-hf evaluate"), "evaluate").print_help()
+        return
     run = parse_evaluation_arguments(words)
     options = run.options
     checkpoint = open_checkpoint(run.checkpoint, device=options.device)

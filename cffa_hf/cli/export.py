@@ -1,22 +1,10 @@
 """`cffa-hf export`: a model as two ONNX graphs, for images and for captions."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.inference.onnx_export import check_packages, export_onnx
 from cffa_hf.inference.onnx_format import IMAGE_TOWER, TEXT_TOWER
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `export` to the command `cffa-hf`."""
-    text = "write a model as two ONNX graphs, for images and for captions, checked against PyTorch"
-    parser = subparsers.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument("model", metavar="MODEL", help="folder of a model, or its name on the Hub")
-    parser.add_argument("out", metavar="OUT", type=Path, help="new folder for the graphs, the processor and onnx.json")
-    parser.add_argument("--int8", action="store_true", help="quantise the matrix products: smaller and faster on a CPU")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

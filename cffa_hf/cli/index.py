@@ -1,41 +1,12 @@
 """`cffa-hf index`: embed a folder of images into a gallery, or bring it up to date."""
 
 import argparse
-from pathlib import Path
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import HEADER, read_header
-
-
-def add_parser(subparsers) -> None:
-    """Add the subcommand to those of `cffa-hf`."""
-    parser = subparsers.add_parser("index", help="embed a folder of images into a gallery, or bring it up to date")
-    parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images")
-    parser.add_argument(
-        "out", type=Path, metavar="OUT", help="folder of the gallery; if it is there, it is brought up to date"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        help="folder of a model, or its name on the Hub; default: the one that the gallery was made with",
-    )
-    parser.add_argument(
-        "--metadata", type=Path, help="CSV or JSON-lines file with file_name and columns such as camera, time"
-    )
-    parser.add_argument(
-        "--index",
-        default="auto",
-        help="exact, faiss, or the address of a server such as postgresql://user@host/database; default: the server that "
-        "the gallery has, else faiss past 20,000 images",
-    )
-    parser.add_argument(
-        "--precision", choices=INFERENCE_PRECISIONS, help="default: bfloat16 where the device computes in it"
-    )
-    parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.facts import is_rendered
@@ -20,43 +19,7 @@ from cffa_hf.publishing.dataset import publish_dataset, write_dataset_folder
 from cffa_hf.publishing.folders import is_earlier, working_folder
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `push-dataset` to the command line of the package."""
-    parser = subparsers.add_parser(
-        "push-dataset",
-        help="publish a dataset on the Hub",
-        description="Publish a dataset as Parquet files with the images inside, privately unless told otherwise: the "
-        "licences of the benchmarks do not allow them to be passed on.",
-    )
-    parser.add_argument(
-        "dataset", help="cuhk_pedes, icfg_pedes, rstpreid, the name of a set for pre-training, or a folder"
-    )
-    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the benchmark's folder")
-    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
-    parser.add_argument(
-        "--dry-run", metavar="OUT", help="write the folder that would be published, and publish nothing"
-    )
-    parser.add_argument(
-        "--run",
-        dest="training",
-        metavar="FOLDER",
-        help="divide people as this training run did, which is recorded there",
-    )
-    parser.add_argument(
-        "--split-seed", type=int, default=0, metavar="N", help="as split_seed of a training (default: 0)"
-    )
-    for split in ("validation", "test"):
-        parser.add_argument(
-            f"--{split}-identities",
-            type=int,
-            metavar="N",
-            help=f"as {split}_identities of a training (default: a tenth)",
-        )
-    parser.add_argument("--public", action="store_true", help="let everybody see it: only if you may pass it on")
-    parser.set_defaults(run=run_push_dataset)
-
-
-def run_push_dataset(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Print what will be published and where, then publish it.
 
     Raises:

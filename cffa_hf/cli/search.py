@@ -3,45 +3,15 @@
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.errors import InputError, visible
 from cffa_hf.inference.embedder import Embedder
-from cffa_hf.precision import INFERENCE_PRECISIONS
 from cffa_hf.reporting.pictures import save_figure, search_figure
 from cffa_hf.search.filters import parse_where
 from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.header import HEADER, read_header
 from cffa_hf.search.results import SearchResult
-
-
-def add_parser(subparsers) -> None:
-    """Add the subcommand to those of `cffa-hf`."""
-    parser = subparsers.add_parser("search", help="rank a gallery, or a folder of images, by a sentence")
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="what cffa-hf index wrote, or a folder of images")
-    parser.add_argument("sentence", help="describes the person to look for")
-    parser.add_argument("former", nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--checkpoint",
-        help="folder of a model, or its name on the Hub; default: the one that the gallery was made with",
-    )
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="K", help="number of images to show; default: %(default)s"
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help="camera=cam_a, camera=cam_a,cam_b, time>=2024-01-31; may be given several times",
-    )
-    parser.add_argument("--minimum-score", type=float, help="leave out images below it")
-    parser.add_argument("--sheet", type=Path, help="also draw the images found into this file")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, help="default: that of the gallery")
-    parser.add_argument("--device", help="cpu, cuda ...; default: a GPU if there is one")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

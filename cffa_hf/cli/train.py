@@ -1,17 +1,21 @@
 """`cffa-hf train`, run_train.py and `accelerate launch -m cffa_hf.cli.train`: train a retrieval model."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import fields, replace
 from typing import Any
 
 from datasets import Dataset
-from transformers import CLIPProcessor, set_seed
+from transformers import CLIPProcessor, TrainerState, set_seed
 
-from cffa_hf.arguments.data import TrainingDataArguments
+from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
-from cffa_hf.command_line import run_guarded
+from cffa_hf.cli.parsers import asks_for_help, configured
+from cffa_hf.command_line import CommandParser, run_guarded
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.image_cache import cache_images
@@ -22,6 +26,7 @@ from cffa_hf.records.run import write_run_record
 from cffa_hf.training.batches import selection_rows, training_stream
 from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
+from cffa_hf.training.printing import best_sentence
 from cffa_hf.training.resume import checkpoint_to_resume
 from cffa_hf.training.run_data import RunData, check_combination, read_run_data, seen_of, switch_off_identity
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
@@ -44,19 +49,34 @@ def main(words: Sequence[str] | None = None) -> None:
     Raises:
         InputError: If a setting or the data are wrong.
     """
+    words = sys.argv[1:] if words is None else words
+    if asks_for_help(words):
+        configured(CommandParser(prog="cffa-hf train"), "train").print_help()
+        return
     model_args, data_args, args = parse_arguments(words)
     if args.search is not None:
         refuse_what_cannot_be_searched(args)
     make_output_folder(args.output_dir)
     try:
         with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
-            train(model_args, data_args, args)
+            state = train(model_args, data_args, args)
+        if state is not None and args.process_index == 0:
+            print(best_sentence(state, str(args.output_dir)))
+            print(f"Next: {evaluation_command(words, str(args.output_dir))}")
     finally:
         leave_process_group()
 
 
-def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CFFATrainingArguments) -> None:
-    """Read the data, make the model, train it, and save the part that embeds; or search for settings."""
+def train(
+    model_args: ModelArguments,
+    data_args: TrainingDataArguments,
+    args: CFFATrainingArguments,
+) -> TrainerState | None:
+    """Read the data, make the model, train it, and save the part that embeds; or search for settings.
+
+    Returns:
+        The state at the end; None after a search.
+    """
     check_combination(data_args, args)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     searching = args.search is not None
@@ -79,13 +99,12 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     model: Any
     model, processor = starting_model(model_args, found.captions(), found.identities)
     config = model.config
+    model_args = replace(model_args, image_size=list(config.image_size))
     lora: Any = model_args.lora
     if lora is not None:
         model = add_lora(model, lora, model_args.init_from)
     if data_args.cache_images:
-        with args.main_process_first(desc="caching images"):
-            for split in data.keys() & {"train", data_args.select_on}:
-                data[split] = cache_images(data[split], config.image_size)
+        cache_splits(found, data_args, args, config)
     pairs = training_data(found, data_args, args, config, processor)
     with explained("the Trainer refuses these settings", ImportError, ValueError):  # a package, a name of a back end
         trainer = (SearchTrainer if searching else CFFATrainer)(
@@ -99,7 +118,7 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
         )
     if isinstance(trainer, SearchTrainer):
         trainer.search(search_subject(model_args, data_args, args, seen))
-        return
+        return None
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_published()
     trainer.save_state()
@@ -107,6 +126,33 @@ def train(model_args: ModelArguments, data_args: TrainingDataArguments, args: CF
     write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise, order)
     if args.push_to_hub:
         trainer.push_to_hub()
+    return trainer.state
+
+
+def cache_splits(
+    found: RunData, data_args: TrainingDataArguments, args: CFFATrainingArguments, config: CFFAConfig
+) -> None:
+    """Replace the images that the run reads by decoded ones, in place."""
+    with args.main_process_first(desc="caching images"):
+        for split in found.data.keys() & {"train", data_args.select_on}:
+            found.data[split] = cache_images(found.data[split], config.image_size)
+
+
+def evaluation_command(words: Sequence[str], output_dir: str) -> str:
+    """Return the command that evaluates what a command line has trained: its configs, and what it says of the data.
+
+    Args:
+        words: Command line of the training.
+        output_dir: Where the model is.
+    """
+    kept, keeps = [], False
+    wanted = {"--config", *(f"--{item.name}" for item in fields(DataArguments))} - {"--check_images"}
+    for word in words:
+        if word.startswith("--"):
+            keeps = word.partition("=")[0] in wanted
+        if keeps:
+            kept.append(word)
+    return shlex.join(["cffa-hf", "evaluate", output_dir, *kept, "--report"])
 
 
 def training_data(

@@ -9,12 +9,12 @@ from typing import Any
 
 import datasets
 from datasets import DatasetDict
-from tqdm.auto import tqdm
 
 from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
 from cffa_hf.inputs.packed import file_of
+from cffa_hf.progress import progress_bar
 
 
 def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: bool = True) -> None:
@@ -36,7 +36,7 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
         return
     failures = _Failures()
     total = sum(len(split) for split in dataset.values())
-    bar = tqdm(total=total, desc="checking images", unit="image", disable=not progress, leave=False)
+    bar = progress_bar(total=total, desc="checking images", unit="image", disable=not progress, leave=False)
     with bar, ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.items():
             rows = split.select_columns(["image", "image_id", "file_path"])

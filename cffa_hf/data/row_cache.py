@@ -14,7 +14,6 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
@@ -25,6 +24,7 @@ from cffa_hf.data.row_building import Notices, Source, make_part
 from cffa_hf.data.rows import FEATURES, SPLITS, Refuse, row_error, stop
 from cffa_hf.errors import InputError
 from cffa_hf.files import file_digest, new_folder, write_text
+from cffa_hf.progress import progress_bar
 
 _VERSION = 1
 _FACTS = "facts.json"
@@ -160,7 +160,9 @@ def write_rows(
         entries = number_identities(layout, files, entries, refuse)
     noticed = Notices(source, refuse)
     writers: dict[str, Any] = {}
-    bar = tqdm(desc=f"reading {layout.name}", unit="image", disable=not datasets.is_progress_bar_enabled(), leave=False)
+    bar = progress_bar(
+        desc=f"reading {layout.name}", unit="image", disable=not datasets.is_progress_bar_enabled(), leave=False
+    )
     with ExitStack() as opened:
         opened.enter_context(bar)
         for part in ordered_map(make_part, batched(enumerate(entries)), shared=source):

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from filelock import FileLock
-from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
 from cffa_hf.data.caching import REMEDY, writable_cache
@@ -20,6 +19,7 @@ from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
 from cffa_hf.data.processes import ordered_map, processor_count
 from cffa_hf.files import new_file, replace_folder
 from cffa_hf.inputs.processor import encode_captions
+from cffa_hf.progress import progress_bar
 
 CACHED_CAPTIONS = 20_000
 """From so many captions on, their ids are kept in the cache of `datasets`; fewer are encoded in a second or two."""
@@ -104,7 +104,7 @@ def _build(shared: tuple[Dataset, CLIPTokenizer, int, int], folder: Path, names:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     wanted = [(number, unfinished / name) for number, name in enumerate(names) if not (unfinished / name).is_file()]
-    bar = tqdm(
+    bar = progress_bar(
         total=len(shared[0]),
         initial=(len(names) - len(wanted)) * shared[3],
         desc="tokenising captions",

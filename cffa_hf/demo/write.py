@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from cffa_hf.demo.attributes import Attributes, View, sample_people, sample_views, visible
 from cffa_hf.demo.captions import Caption, write_captions
@@ -21,6 +20,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.files import flush, sweep, write_bytes, write_text, writing
 from cffa_hf.locks import folder_lock, remember
 from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
+from cffa_hf.progress import progress_bar
 
 _VERSION = 3  # Raise it whenever the same seed gives other pictures or captions: an older dataset is then redone.
 _SPLITS = ("train", "validation", "test")
@@ -219,7 +219,7 @@ def _prepare_folder(folder: Path, spec: Layout, parameters: dict) -> None:
 
 def _render_all(images: list[DemoImage], folder: Path, seed: int, workers: int) -> None:
     work = partial(_render_one, folder=folder, seed=seed)
-    progress = partial(tqdm, total=len(images), desc="rendering the demo", unit="image", mininterval=0.5)
+    progress = partial(progress_bar, total=len(images), desc="rendering the demo", unit="image", mininterval=0.5)
     if workers < 2 or len(images) < 32:
         _consume(progress(map(work, images)))
         return

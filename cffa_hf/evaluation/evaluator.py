@@ -10,7 +10,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 from transformers import CLIPProcessor
 
 from cffa_hf.data.collator import PairCollator
@@ -22,6 +21,7 @@ from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks, match_ranks
 from cffa_hf.metrics.reranking import KReciprocalReranking
 from cffa_hf.names import IMAGE_TO_TEXT
+from cffa_hf.progress import progress_bar
 
 
 @dataclass
@@ -209,7 +209,7 @@ def encode_batches(
         worker_init_fn=SignalsLeftToMain(),
         generator=torch.Generator(),  # else it draws from the global one, and evaluating would change training
     )
-    bar = tqdm(loader, desc=progress, disable=progress is None or not state.is_main_process, leave=False)
+    bar = progress_bar(loader, desc=progress, disable=progress is None or not state.is_main_process, leave=False)
     encoded = embedder.encode(bar)
     share = np.concatenate([np.empty(0, dtype=np.int64), *batches])
     gathered = gather_object([(share, encoded)]) if state.num_processes > 1 else [(share, encoded)]

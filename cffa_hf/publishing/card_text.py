@@ -112,6 +112,12 @@ def percent(value: Any) -> str:
     return f"{value:.2f}" if is_number(value) else "-"
 
 
+def interval(ends: Any) -> str:
+    """Write both ends of a confidence interval in brackets, or nothing."""
+    both = isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
+    return f" [{percent(ends[0])}, {percent(ends[1])}]" if both else ""
+
+
 def rank1_of(measured: list[dict[str, Any]]) -> tuple[dict[str, Any], float] | None:
     """Find the last split (test, where there is one) whose text-to-image Rank-1 is known."""
     for part in reversed(measured):
@@ -183,7 +189,9 @@ def result_rows(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for direction, title in DIRECTIONS_IN_WORDS.items():
             metrics = mapping(part.get(direction))
             if metrics:
-                cells = [*(percent(metrics.get(name)) for name in METRICS), *sizes]
+                intervals = mapping(mapping(part.get("confidence")).get(direction))
+                values = (f"{percent(metrics.get(name))}{interval(intervals.get(name))}" for name in METRICS)
+                cells = [*values, *sizes]
                 rows.append({"split": split, "direction": title, "cells": cells})
             sizes.reverse()
     return rows
@@ -198,6 +206,15 @@ def results_data(measured: list[dict[str, Any]], rendered: bool) -> str:
         spec = known_format(name)
         phrases.append(dataset_phrase(name, spec, rendered and spec is not None and not official))
     return " and ".join(phrases)
+
+
+def interval_sentence(measured: list[dict[str, Any]]) -> str:
+    """Say what stands in brackets behind the results, if anything does."""
+    return "In brackets: 95% bootstrap intervals over identities." if any(map(_has_intervals, measured)) else ""
+
+
+def _has_intervals(part: dict[str, Any]) -> bool:
+    return any(interval(ends) for found in mapping(part.get("confidence")).values() for ends in mapping(found).values())
 
 
 def selection_sentence(results: dict[str, Any], training: dict[str, Any]) -> str:

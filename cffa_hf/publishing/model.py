@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files
 from yaml import YAMLError
 
-from cffa_hf.checkpoints.opening import open_model
+from cffa_hf.checkpoints.opening import open_model, without_bars
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.seen import read_seen
@@ -213,7 +213,8 @@ def write_model_folder(
     model.config.auto_map = dict(CFFAConfig().auto_map)
     for where in ("is_local", "local_files_only"):  # how it was loaded here is nothing to publish
         processor.tokenizer.init_kwargs.pop(where, None)
-    model.save_pretrained(out)
+    with without_bars():
+        model.save_pretrained(out)
     processor.save_pretrained(out)
     for path in (MODELLING_CODE, *map(Path, get_relative_import_files(MODELLING_CODE)), SENTENCE_CODE):
         shutil.copyfile(path, out / path.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import RepoCard
 
-from cffa_hf.checkpoints.opening import open_model
+from cffa_hf.checkpoints.opening import open_model, without_bars
 from cffa_hf.demo.pictures import write_demo_pictures
 from cffa_hf.errors import InputError
 from cffa_hf.publishing.client import check_repo_id
@@ -55,6 +55,7 @@ def _carry(folder: Path, out: Path) -> str:
             f"{folder}: its weights have {size / 1e6:,.0f} MB, too much to be carried by a Space; publish the model and give "
             "its name on the Hub."
         )
-    opened.model.save_pretrained(out)
+    with without_bars():
+        opened.model.save_pretrained(out)
     opened.processor.save_pretrained(out)
     return folder.resolve().name

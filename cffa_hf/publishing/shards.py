@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Image
-from tqdm.auto import tqdm
 
 from cffa_hf.data.columns import image_sources
 from cffa_hf.errors import InputError
 from cffa_hf.files import new_file, write_text
 from cffa_hf.inputs.packed import file_of, read_stored, shard_of, stored_size
+from cffa_hf.progress import progress_bar
 
 SHARD_BYTES = 256 * 2**20
 GROUP_BYTES = 16 * 2**20
@@ -51,7 +51,9 @@ def write_shards(splits: Mapping[str, Dataset], folder: Path, finished: Path) ->
     total = sum(map(len, splits.values()))
     missing = sum(end - begin for _, begin, end in wanted.values())
     shown = datasets.is_progress_bar_enabled()
-    with tqdm(total=total, initial=total - missing, desc="writing images", disable=not shown, leave=False) as bar:
+    with progress_bar(
+        total=total, initial=total - missing, desc="writing images", disable=not shown, leave=False
+    ) as bar:
         for name, (split, begin, end) in wanted.items():
             digest = _rows_digest(splits[split], begin, end)
             write_shard(splits[split], begin, sizes[split][begin:end], folder / name)

@@ -16,6 +16,7 @@ from transformers import Trainer
 from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments, RandomWeightsArguments
 from cffa_hf.arguments.training import CFFATrainingArguments, CorruptionSettings
+from cffa_hf.configuration_cffa import IMAGE_SIZE
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.seen import SeenData
@@ -26,6 +27,7 @@ from cffa_hf.records.environment import PUBLISHED_PRECISION, environment, packag
 
 # The published recipe where it is not this package's default.
 PUBLISHED = {"mal_scale": "batch", "precision": "published", "dataloader_drop_last": False, "vocabulary_size": 49408}
+PUBLISHED["image_size"] = list(IMAGE_SIZE)
 # Settings that say where things are, how often something is reported, or what the record names elsewhere.
 NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),

@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.evaluation.ranked_queries import RankedImage, RankedQuery
@@ -87,7 +88,7 @@ def search_figure(sentence: str, results: Sequence[SearchResult], columns: int =
     lines = -(-len(results) // columns)
     columns = min(columns, len(results))
     width = max(2 * MARGIN + columns * CELL_WIDTH, 4.0)
-    text = "\n".join(textwrap.wrap(sentence, int(width * 13), max_lines=4, placeholder=" …"))
+    text = "\n".join(textwrap.wrap(drawable(sentence), int(width * 13), max_lines=4, placeholder=" …"))
     head = 0.2 + 0.18 * (text.count("\n") + 1)
     height = head + lines * (CELL_HEIGHT + LABEL_HEIGHT) + MARGIN
     figure = new_figure(width, height)
@@ -161,7 +162,7 @@ def draw_words(figure: Figure, selection: Selection, left: float, top: float, av
         text = figure.text(
             (left + x) / width,
             y / height,
-            word,
+            drawable(word),
             fontsize=8,
             va="center",
             color="#999999" if not chosen else "white" if strength > 0.55 else INK,
@@ -226,5 +227,20 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def wrap_caption(caption: str, width: int = WRAP, lines: int = LINES) -> str:
-    """Break a caption into lines; what is too long ends in an ellipsis."""
-    return "\n".join(textwrap.wrap(caption, width, max_lines=lines, placeholder=" …"))
+    """Break a caption into lines; what is too long ends in an ellipsis, and what the font lacks is left out."""
+    return "\n".join(textwrap.wrap(drawable(caption), width, max_lines=lines, placeholder=" …"))
+
+
+def drawable(text: str) -> str:
+    """Leave out characters that the font of figures does not have, as emoji: they would be drawn as boxes.
+
+    Args:
+        text: Any.
+
+    Returns:
+        The text, or what says that its letters cannot be drawn, where most of them are missing.
+    """
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    kept = "".join(letter for letter in text if letter.isspace() or ord(letter) in known)
+    letters, left = sum(map(str.isalnum, text)), sum(map(str.isalnum, kept))
+    return " ".join(kept.split()) if 2 * left >= letters else "(in letters that a figure cannot show)"

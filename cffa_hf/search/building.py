@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_bytes, writing
@@ -20,6 +19,7 @@ from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.images import IMAGE_FORMATS, ImageSource
 from cffa_hf.inputs.packed import read_stored
 from cffa_hf.json_files import parse_json
+from cffa_hf.progress import progress_bar
 from cffa_hf.search.filters import to_number
 from cffa_hf.search.folders import find_changes, find_images
 from cffa_hf.search.header import HEADER, write_header
@@ -299,7 +299,9 @@ def _embed(
     """Embed images and keep each batch; return why some were left out."""
     gallery.items.declare(metadata)
     failures: list[str] = []
-    bar = tqdm(total=len(paths), desc="Embedding images", unit="image", disable=not progress or not paths, leave=False)
+    bar = progress_bar(
+        total=len(paths), desc="Embedding images", unit="image", disable=not progress or not paths, leave=False
+    )
     with bar:
         for indices, vectors, failed in gallery.embedder.image_batches(sources):
             refused = [(paths[place], states[place], reason) for place, reason in failed]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cffa_hf.errors import InputError, keep_secret
+from cffa_hf.names import KEY_VARIABLE
 
-KEY_VARIABLE = "CFFA_HF_SERVICE_KEY"
 SHORTEST = 16
 
 

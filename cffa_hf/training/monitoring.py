@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    PrinterCallback,
-    ProgressCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -18,9 +16,6 @@ from transformers import (
 )
 
 from cffa_hf.names import LEARNING_RATE, LOSS_TERM
-
-# Names of log entries, or what they begin with, that only trackers and the log history need.
-NOT_PRINTED = (LEARNING_RATE, "temperature")
 
 
 class TrainingMonitor(TrainerCallback):
@@ -177,31 +172,3 @@ class TrainingMonitor(TrainerCallback):
         if check_gradient and not math.isfinite(logs.get("grad_norm", 0.0)):
             return f"the gradient is not finite (norm {logs['grad_norm']}, loss {logs.get('loss', math.nan):.4g})"
         return None
-
-
-def headline(logs: dict[str, float]) -> dict[str, float]:
-    """Leave out of an entry what is `NOT_PRINTED`, for the terminal."""
-    return {name: value for name, value in logs.items() if not name.startswith(NOT_PRINTED)}
-
-
-class ShortEntries(TrainerCallback):
-    """Shorten the entries that the callback behind it prints."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Hand on what is for the terminal."""
-        super().on_log(args, state, control, logs=headline(logs or {}), **kwargs)
-
-
-class ShortProgress(ShortEntries, ProgressCallback):
-    """The Trainer's progress bar, with shorter entries."""
-
-
-class ShortPrinter(ShortEntries, PrinterCallback):
-    """The Trainer's printer for runs without a progress bar, with shorter entries."""

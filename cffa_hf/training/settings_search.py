@@ -33,7 +33,7 @@ from cffa_hf.names import DIRECTIONS, METRICS, public_name
 from cffa_hf.records.run import changed_settings
 from cffa_hf.training.batches import fit_arguments, training_transform_of
 from cffa_hf.training.lora import training_model
-from cffa_hf.training.monitoring import ShortPrinter
+from cffa_hf.training.printing import PrintedLines
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.training.saving import StopOnSignal
 from cffa_hf.training.trainer import CFFATrainer
@@ -112,7 +112,7 @@ class SearchTrainer(CFFATrainer):
         self.model_init = self._new_model
         self.space: SearchSpace = args.search_space()
         self._own_settings = {each.name: getattr(args, each.name) for each in dataclasses.fields(args)}
-        for callback in (self.stop_on_signal, RetrievalEvaluationCallback, ShortPrinter):
+        for callback in (self.stop_on_signal, RetrievalEvaluationCallback, PrintedLines):
             self.pop_callback(callback)
         self.stop_on_signal = StopAtOnce()
         self._started = True  # whether the folder may be used is asked by the search, not by each of its trials

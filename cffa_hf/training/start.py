@@ -12,7 +12,7 @@ from transformers import CLIPProcessor
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.checkpoints.conversion import adapted_config, build_model, is_weights_file, load_source, summary
 from cffa_hf.checkpoints.tokenizer import load_tokenizer, vocabulary_size
-from cffa_hf.configuration_cffa import CFFAConfig
+from cffa_hf.configuration_cffa import IMAGE_SIZE, CFFAConfig
 from cffa_hf.data.facts import count_split
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
@@ -41,9 +41,9 @@ def starting_model(
     """Make the model and the processor that a training run starts from.
 
     Of a checkpoint come the encoders' sizes and, where it has them, the width of the local features and the number of
-    cross-modal layers. Image size, stride, context length, select ratio, dropout and which heads there are come from
-    the arguments. Position tables are resized, and heads that the checkpoint lacks or that do not fit are left fresh
-    and named in the log.
+    cross-modal layers; unless it is a general CLIP, the image size too, if the arguments leave it open. Image size
+    otherwise, stride, context length, select ratio, dropout and which heads there are come from the arguments. Position
+    tables are resized, and heads that the checkpoint lacks or that do not fit are left fresh and named in the log.
 
     Args:
         arguments: `init_from` names a checkpoint: a file, a folder or a name on the Hub; None: random weights of the
@@ -54,7 +54,8 @@ def starting_model(
     Raises:
         InputError: If the checkpoint is not there, damaged, or of no kind that is known.
     """
-    image_size = (arguments.image_size[0], arguments.image_size[-1])
+    wanted = arguments.image_size
+    image_size = None if wanted is None else (wanted[0], wanted[-1])
     fields = {
         "num_identities": num_identities,
         "use_flfr": arguments.use_flfr,
@@ -70,20 +71,20 @@ def starting_model(
             tokenizer = train_tokenizer(captions, arguments.vocabulary_size)
         else:
             tokenizer = load_tokenizer(arguments.tokenizer)
-        model = CFFAForPreTraining(random_config(arguments, image_size, len(tokenizer), fields))
-        return model, build_processor(tokenizer, image_size, arguments.context_length)
+        config = random_config(arguments, image_size or IMAGE_SIZE, len(tokenizer), fields)
+        return CFFAForPreTraining(config), build_processor(tokenizer, config.image_size, arguments.context_length)
     return model_of_checkpoint(arguments, arguments.init_from, image_size, fields)
 
 
 def model_of_checkpoint(
-    arguments: ModelArguments, origin: str, image_size: tuple[int, int], fields: dict[str, Any]
+    arguments: ModelArguments, origin: str, image_size: tuple[int, int] | None, fields: dict[str, Any]
 ) -> tuple[CFFAForPreTraining, CLIPProcessor]:
     """Make the model and the processor out of a checkpoint.
 
     Args:
         arguments: Of the run.
         origin: A file, a folder or a name on the Hub.
-        image_size: Height and width in pixels.
+        image_size: Height and width in pixels; None: those of the checkpoint, unless it is a general CLIP.
         fields: Of the model's configuration, as the arguments say; what the checkpoint has of its own wins.
 
     Raises:
@@ -95,7 +96,9 @@ def model_of_checkpoint(
             "(openai/clip-vit-base-patch16, a folder, or CLIP's merges file bpe_simple_vocab_16e6.txt.gz)."
         )
     try:
-        source = load_source(origin, likely_size=image_size, select_ratio=arguments.select_ratio, strict=False)
+        source = load_source(
+            origin, likely_size=image_size or IMAGE_SIZE, select_ratio=arguments.select_ratio, strict=False
+        )
         tokenizer = load_tokenizer(arguments.tokenizer or origin, vocabulary_size(source.config))
         if "cffa.image_refinement.linear.weight" in source.weights:
             fields["local_dim"] = source.config.local_dim
@@ -103,7 +106,7 @@ def model_of_checkpoint(
             fields["cross_modal_layers"] = source.config.cross_modal_layers
         config = adapted_config(
             source.config,
-            image_size=image_size,
+            image_size=image_size or (IMAGE_SIZE if source.is_clip else source.config.image_size),
             context_length=arguments.context_length,
             text_attention_dropout=arguments.text_attention_dropout,
             **fields,

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-)
 from transformers.trainer_utils import SchedulerType, speed_metrics
 from transformers.training_args import OptimizerNames
 
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.checkpoints.folders import CONFIG
+from cffa_hf.checkpoints.opening import without_bars
 from cffa_hf.checkpoints.provenance import weights_digest
 from cffa_hf.cpu_layers import use_cpu_layers
 from cffa_hf.data.collator import MLM_INPUTS, TrainingTransform
@@ -48,9 +45,10 @@ from cffa_hf.training.cpu_memory import kept_memory
 from cffa_hf.training.distributed import process_count, synchronise_batch_norm
 from cffa_hf.training.gradient_cache import cached_backward
 from cffa_hf.training.lora import is_adapted, save_embedding_model, training_model
-from cffa_hf.training.monitoring import ShortPrinter, ShortProgress, TrainingMonitor
+from cffa_hf.training.monitoring import TrainingMonitor
 from cffa_hf.training.optimisation import parameter_groups, warmup_cosine_factor
 from cffa_hf.training.order import OrderedTrainer, SamplerEpochCallback
+from cffa_hf.training.printing import use_readable_lines
 from cffa_hf.training.published_precision import float32_weights, use_published_precision
 from cffa_hf.training.saving import UNFINISHED, explained_writes, last_good
 
@@ -117,9 +115,7 @@ class CFFATrainer(OrderedTrainer):
         self.add_callback(RetrievalEvaluationCallback)
         self.monitor = TrainingMonitor()
         self.add_callback(self.monitor)
-        for plain, short in ((ProgressCallback, ShortProgress), (PrinterCallback, ShortPrinter)):
-            if self.pop_callback(plain) is not None:
-                self.add_callback(short)
+        use_readable_lines(self)
         self._batch_of_step = (-1, 0)
         self._evaluators: dict[int, tuple[datasets.Dataset, RetrievalEvaluator]] = {}
         self._sampler_epoch = SamplerEpochCallback()
@@ -364,7 +360,8 @@ class CFFATrainer(OrderedTrainer):
                 unfinished = Path(output_dir) / UNFINISHED / "model"
                 shutil.rmtree(unfinished.parent, ignore_errors=True)
                 unfinished.mkdir(parents=True)
-                save_embedding_model(self.accelerator.unwrap_model(self.model), unfinished, weights)
+                with without_bars():
+                    save_embedding_model(self.accelerator.unwrap_model(self.model), unfinished, weights)
                 self.processing_class.save_pretrained(unfinished)
                 self._save_records(str(unfinished))
                 # Shards and records of the earlier model go with it: none may stand beside other weights.
@@ -375,7 +372,8 @@ class CFFATrainer(OrderedTrainer):
             set_aside_results(output_dir, weights_digest(Path(output_dir)))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, self._float32_weights() if state_dict is None else state_dict)
+        with without_bars():
+            super()._save(output_dir, self._float32_weights() if state_dict is None else state_dict)
 
     def _float32_weights(self) -> dict[str, Tensor] | None:
         """Return the weights as they are saved where they are trained in float16; None: they are saved as they are."""

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import importlib.util
 import pickle
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def refuse(path, *words):
 def test_published_defaults(tmp_path):
     model, data, training = parse_arguments(["--dataset", "rstpreid", "--output_dir", str(tmp_path), *CPU])
     assert model.init_from == "openai/clip-vit-base-patch16"
-    assert (model.image_size, model.stride, model.context_length) == ([384, 128], None, 77)
+    assert (model.image_size, model.stride, model.context_length) == (None, None, 77)
     assert (model.select_ratio, model.local_dim, model.cross_modal_layers) == (0.3, 1024, 4)
     assert data.dataset == "rstpreid"
     assert training.share_masked_captions
@@ -201,7 +202,7 @@ def test_dictionaries_where_they_are_wanted(config):
         ("learning_rate: {a: 1}\n", ["learning_rate"]),
         ("learning_rate: null\n", ["learning_rate"]),
         ("learning_rate:\n", ["learning_rate"]),
-        ("image_size: null\n", ["image_size"]),
+        ("local_dim: null\n", ["local_dim"]),
         ("use_mlm: null\n", ["use_mlm"]),
         ("alignment_loss: contrastive\n", ["alignment_loss", "mal, triplet, info_nce, sdm, cmpm"]),
         ("mal_scale: size\n", ["mal_scale", "temperature"]),
@@ -379,3 +380,22 @@ def test_a_device_is_no_config(tmp_path):
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="no file"):
         parse_arguments(["--config", str(tmp_path / "zero.yaml")])
+
+
+def test_null_on_the_command_line_is_that_of_a_config():
+    words = ["--dataset", "x", "--output_dir", "y", "--use_cpu", "true", "--init_from", "null", "--stride", "null"]
+    model, _, args = parse_arguments(words)
+    assert model.init_from is None
+    assert model.stride is None
+    assert not args.dataloader_pin_memory  # which would only warn without a GPU
+    with pytest.raises(InputError, match="hidden_size"):
+        parse_arguments([*words, "--hidden_size", "null"])
+
+
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
+def test_a_tracker_that_is_not_installed_is_told_with_its_package(tracker):
+    if importlib.util.find_spec(tracker) is not None:
+        pytest.skip(f"{tracker} is installed here")
+    words = ["--dataset", "x", "--output_dir", "y", "--use_cpu", "true", "--report_to", tracker]
+    with pytest.raises(InputError, match=f"report_to {tracker} needs the package {tracker}: pip install {tracker}"):
+        parse_arguments(words)

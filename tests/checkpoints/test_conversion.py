@@ -18,6 +18,7 @@ from cffa_hf.checkpoints.conversion import convert
 from cffa_hf.checkpoints.files import read_state_dict
 from cffa_hf.checkpoints.originals import fit_positions, read_original
 from cffa_hf.cli import main
+from cffa_hf.configuration_cffa import IMAGE_SIZE as PUBLISHED_SIZE
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.processor import train_tokenizer
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel, resize_positions
@@ -651,6 +652,18 @@ def test_a_run_starts_from_our_own_folders(tmp_path, tokenizer_folder, caplog, t
     fresh = caplog.text.partition("newly initialised")[2]
     assert "identity_classifier" in fresh
     assert ("mlm_head" in fresh) == trunk
+
+
+def test_a_persons_model_keeps_its_image_size_and_a_general_clip_gets_the_published_one(tmp_path, tokenizer_folder):
+    tokenizer, vocabulary = tokenizer_folder
+    source = person_model(text={"vocab_size": vocabulary}, vision={"image_size": [96, 32]})
+    source.base_model.save_pretrained(tmp_path / "ours")
+    model, processor = starting_model(settings(tmp_path / "ours", tokenizer, image_size=None), [], 6)
+    assert model.config.image_size == (96, 32)
+    assert processor.image_processor.size["height"] == 96
+    path = save(original_clip(clip_model(vocabulary=vocabulary).state_dict()), tmp_path / "clip.pt")
+    model, _ = starting_model(settings(path, tokenizer, image_size=None), [], 6)
+    assert model.config.image_size == PUBLISHED_SIZE
 
 
 def test_switched_off_heads_are_left_out(tmp_path, tokenizer_folder, caplog):

@@ -195,3 +195,14 @@ def test_dataset_card(name, rendered):
     assert ("may not be passed on" in again.text) == (name == "cuhk_pedes" and not rendered)
     assert "| train | 1,000 | 3,074 | 6,156 |" in again.text
     assert read_notes(str(card), "card") == "Mine."
+
+
+def test_intervals_are_on_the_card_with_what_they_are(folder):
+    result = results()
+    result["splits"]["test"]["confidence"] = {"level": 95, "text_to_image": {"rank1": [73.1, 77.5]}}
+    write(folder, run_record(), result)
+    text = " ".join(model_card(folder, "owner/model").text.split())
+    assert "| test | text to image | 75.44 [73.10, 77.50] | 89.90 |" in text
+    assert "In brackets: 95% bootstrap intervals over identities." in text
+    write(folder, run_record(), results())
+    assert "In brackets" not in model_card(folder, "owner/model").text

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cffa_hf.reporting.pictures import (
     RIGHT,
     WRONG,
     chosen_view,
+    drawable,
     ranking_figure,
     save_figure,
     search_figure,
@@ -155,3 +158,17 @@ def test_words_are_all_there_and_inside():
     grounds = {text.get_text(): text.get_bbox_patch() is not None for text in figure.texts}
     assert grounds["sun"]
     assert not grounds["person"]
+
+
+def test_what_the_font_lacks_is_left_out_without_a_warning(tmp_path):
+    for sentence, shown in (
+        ("a red hat 🎩 and boots", "a red hat and boots"),
+        ("红色的帽子", "(in letters that a figure"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure = ranking_figure([query([True], 1, caption=sentence)], "title")
+            save_figure(figure, tmp_path / "figure.png")
+        assert any(text.startswith(shown) for text in texts(figure))
+        assert drawable(sentence).startswith(shown)
+    assert drawable("Ein Mann mit grüner Mütze, “x”") == "Ein Mann mit grüner Mütze, “x”"
