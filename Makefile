@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test fuzz gpu-check clean
+.PHONY: setup demo test lint fast-test docs fuzz gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -45,6 +45,10 @@ fast-test: setup
 test: lint
 	$(BIN)/pytest
 
+# The pages of docs/ and the reference of the code as a site; a broken link or reference ends it. site/index.html opens in a browser.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Mutated files of every kind that is read, for MINUTES; bugs are written to fuzz-failures.txt.
 MINUTES ?= 60
 fuzz: setup
@@ -55,4 +59,4 @@ gpu-check: .venv/installed
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
-	rm -rf .venv $(DATA) outputs
+	rm -rf .venv $(DATA) outputs site

@@ -20,11 +20,34 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from transformers import TrainingArguments
 
-from cffa_hf.arguments import EvaluationArguments
+from cffa_hf.arguments import (
+    CFFATrainingArguments,
+    CorruptionSettings,
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    TrainingDataArguments,
+)
+from cffa_hf.arguments.model import RandomWeightsArguments
 from cffa_hf.arguments.parsing import RUN_CLASSES, QuietArgumentParser
+from cffa_hf.arguments.search_space import SearchSettings
 from cffa_hf.cli import main
+from cffa_hf.losses import LossSettings
 
 SETTINGS, EVALUATION, COMMANDS = "<!-- settings -->", "<!-- settings of an evaluation -->", "<!-- commands -->"
+
+# The classes that declare the settings of a training, in the order of the page; one that is not among them ends the build.
+TITLES = {
+    DataArguments: "Data",
+    TrainingDataArguments: "Data of a training",
+    ModelArguments: "Model",
+    RandomWeightsArguments: "Model from random weights",
+    CFFATrainingArguments: "Training",
+    LossSettings: "Losses",
+    CorruptionSettings: "Augmentation and corruption",
+    SearchSettings: "Search for settings",
+    TrainingArguments: "Everything else of transformers.TrainingArguments",
+}
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
@@ -81,15 +104,16 @@ def cell_text(cell: Any) -> str:
 
 
 def settings_of_a_run() -> Iterator[str]:
-    """Write one table for each class that declares settings of a training, ours before those of transformers."""
-    owners: dict[type, list[Field]] = {}
+    """Write one table for each class that declares settings of a training."""
+    declared: dict[type, list[Field]] = {kind: [] for kind in TITLES}
     for kind in RUN_CLASSES:
         for item in fields(kind):
-            owners.setdefault(owner_of(item.name, kind), []).append(item)
-    for owner in sorted(owners, key=lambda owner: owner is TrainingArguments):
-        title = first_sentence(owner) if owner is not TrainingArguments else "All others of `transformers.TrainingArguments`"
+            items = declared[owner_of(item.name, kind)]
+            if item.name not in [other.name for other in items]:
+                items.append(item)
+    for kind, title in TITLES.items():
         yield f"## {title}\n"
-        yield from table_of_settings(owners[owner])
+        yield from table_of_settings(declared[kind])
 
 
 def settings_of_an_evaluation() -> Iterator[str]:
@@ -100,11 +124,6 @@ def settings_of_an_evaluation() -> Iterator[str]:
 def owner_of(name: str, kind: type) -> type:
     """Return the class that declares a field last."""
     return next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
-
-
-def first_sentence(kind: type) -> str:
-    """Return the first line of a docstring as a heading."""
-    return (inspect.getdoc(kind) or kind.__name__).splitlines()[0].rstrip(".")
 
 
 def table_of_settings(items: Iterable[Field]) -> Iterator[str]:
@@ -138,7 +157,9 @@ def plain(text: str) -> str:
     if len(words) % 2 == 0:
         words = ["\\`".join(words)]
     sentence = "".join(
-        f"`{word.replace('|', chr(92) + '|')}`" if number % 2 else re.sub(r"([*_{}\[\]|])", r"\\\1", html.escape(word, False))
+        f"`{word.replace('|', chr(92) + '|')}`"
+        if number % 2
+        else re.sub(r"([*_{}\[\]|])", r"\\\1", html.escape(word, False))
         for number, word in enumerate(words)
     )
     return sentence and sentence + ("" if sentence[-1] in ".!?" else ".")
@@ -182,7 +203,7 @@ def parser_of(words: list[str]) -> argparse.ArgumentParser:
 
 def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Write the usage and the options of a command."""
-    with mock.patch.dict("os.environ", COLUMNS="100"):
+    with mock.patch.dict("os.environ", COLUMNS="84"):
         yield f"```text\n{parser.format_usage().removeprefix('usage: ').rstrip()}\n```\n"
     yield "| option | default | what it does |\n| --- | --- | --- |"
     for action in parser._actions:

@@ -39,7 +39,8 @@ from tests.processes import CONTEXT, run_script, write_people
 from tests.tiny import person_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
+PAGES = [path for depth in ("*.md", "*/*.md") for path in sorted((REPOSITORY / "docs").glob(depth))]
+DOCUMENTS = ["README.md", *(str(path.relative_to(REPOSITORY)) for path in PAGES)]
 DOCUMENTS += ["CONTRIBUTING.md", "cffa_hf/person_retrieval/README.md"]
 LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py")
 LINKED += ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
@@ -54,7 +55,7 @@ RUN = {
     r"accelerate launch -m cffa_hf\.cli\.train --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --output_dir outputs/again --validation_identities 4 --test_identities 4"
     ),
-    r"make (demo|test|fast-test|lint|fuzz|gpu-check)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
+    r"make (demo|test|fast-test|lint|docs|fuzz|gpu-check)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
     r"accelerate launch run_train\.py --config configs/published/\w+\.yaml --dataset_root datasets": (
         f"{FROM_CLIP} --precision published"
@@ -64,6 +65,10 @@ RUN = {
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
+    r"python run_train\.py --config configs/own_data\.yaml --dataset my-(data|shards)": (
+        f"{FROM_CLIP} --validation_identities 4 --test_identities 4 --overwrite_output_dir true"
+    ),
+    r"python run_train\.py --config configs/demo\.yaml configs/methods/clip\.yaml .*": DEMO,
     r"accelerate launch run_train\.py --config configs/demo\.yaml configs/search\.yaml": f"{DEMO} --search_trials 2",
     r"accelerate launch run_train\.py --config configs/demo\.yaml outputs/search/best_settings\.yaml .*": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --num_train_epochs 2 --output_dir outputs/try": DEMO,
@@ -422,6 +427,8 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         (folder / "photos.csv").write_text("\n".join([",".join(head), *lines]))
     if name == "docs/export.md":
         yield "python push_to_hub.py outputs/demo --repo-id me/model --dry-run published"
+    if name == "docs/tutorials/publish.md":
+        yield "hf auth login --token hf_writer"
 
 
 @pytest.mark.slow
