@@ -65,9 +65,11 @@ RUN = {
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
-    r"python run_train\.py --config configs/own_data\.yaml --dataset my-(data|shards)": (
-        f"{FROM_CLIP} --validation_identities 4 --test_identities 4 --overwrite_output_dir true"
+    r"python run_train\.py --config configs/own_data\.yaml --dataset my-data": (
+        f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
+    r"python run_eval\.py outputs/own_data .*": "--num_workers 0 --validation_identities 4 --test_identities 4",
+    r"python run_train\.py --config configs/methods/cffa\.yaml --dataset my-shards .*": FROM_CLIP,
     r"python run_train\.py --config configs/demo\.yaml configs/methods/clip\.yaml .*": DEMO,
     r"accelerate launch run_train\.py --config configs/demo\.yaml configs/search\.yaml": f"{DEMO} --search_trials 2",
     r"accelerate launch run_train\.py --config configs/demo\.yaml outputs/search/best_settings\.yaml .*": DEMO,
@@ -427,6 +429,8 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         (folder / "photos.csv").write_text("\n".join([",".join(head), *lines]))
     if name == "docs/export.md":
         yield "python push_to_hub.py outputs/demo --repo-id me/model --dry-run published"
+    if name == "docs/index.md":
+        yield "cffa-hf index demo-data/CUHK-PEDES/imgs outputs/demo/gallery --checkpoint outputs/demo"
     if name == "docs/tutorials/publish.md":
         yield "hf auth login --token hf_writer"
 
