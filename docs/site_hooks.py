@@ -174,18 +174,13 @@ def commands() -> Iterator[str]:
     (listed,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
     for choice in listed._choices_actions:
         yield f"## `cffa-hf {choice.dest}`\n"
-        yield f"{sentence_case(plain(choice.help or ''))}\n"
+        yield f"{(choice.help or '')[:1].upper()}{plain((choice.help or '')[1:])}\n"
         parser = parser_of([choice.dest])
         if isinstance(parser, QuietArgumentParser):
             place = "settings.md#evaluation" if choice.dest == "evaluate" else "settings.md"
             yield f"Takes `--config FILE ...` and, as `--name value`, the [settings]({place}).\n"
         else:
             yield from options_of(parser)
-
-
-def sentence_case(text: str) -> str:
-    """Begin with a capital letter."""
-    return text[:1].upper() + text[1:]
 
 
 def parser_of(words: list[str]) -> argparse.ArgumentParser:
@@ -210,6 +205,7 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
         if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
             continue
         name = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
-        default = "" if action.default in (None, False, argparse.SUPPRESS) else f"`{action.default}`"
-        yield f"| {name} | {default} | {sentence_case(plain(action.help or ''))}{choices_of(action.choices)} |"
+        default = "" if action.default in (None, False, [], argparse.SUPPRESS) else f"`{action.default}`"
+        text = parser._get_formatter()._expand_help(action) if action.help else ""
+        yield f"| {name} | {default} | {plain(text)}{choices_of(action.choices)} |"
     yield ""
