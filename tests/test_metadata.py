@@ -11,10 +11,11 @@ from cffa_hf.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 # What may stand at the top of a file of version 1.2.0 of the Citation File Format.
-CITATION_KEYS = set(
-    "abstract authors cff-version commit contact date-released doi identifiers keywords license license-url message "
-    "preferred-citation references repository repository-artifact repository-code title type url version".split()
-)
+CITATION_KEYS = {
+    *("abstract", "authors", "cff-version", "commit", "contact", "date-released", "doi", "identifiers", "keywords"),
+    *("license", "license-url", "message", "preferred-citation", "references", "repository", "repository-artifact"),
+    *("repository-code", "title", "type", "url", "version"),
+}
 
 
 def test_the_citation_has_what_the_format_requires():
