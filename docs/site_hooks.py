@@ -93,8 +93,9 @@ def cell_text(cell: Any) -> str:
     for output in cell.outputs:
         data = output.get("data", {})
         text = output.get("text") or data.get("text/plain", "")
-        if "image/png" in data:
-            parts.append(f"![What the cell above draws](data:image/png;base64,{data['image/png'].strip()})")
+        picture = next((kind for kind in ("image/png", "image/jpeg") if kind in data), None)
+        if picture:
+            parts.append(f"![What the cell above draws](data:{picture};base64,{data[picture].strip()})")
         elif text:
             parts.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(parts)
