@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test test-lowest fuzz audit torture gpu-check clean
+.PHONY: setup demo test lint fast-test test-lowest docs fuzz audit torture gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -67,6 +67,10 @@ test-lowest: .venv-lowest/installed
 	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution lowest-direct --editable '.[test]'
 	touch $@
 
+# The pages of docs/ and the reference of the code as a site; a broken link or reference ends it. site/index.html opens in a browser.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Mutated files of every kind that is read, for MINUTES; bugs are written to fuzz-failures.txt.
 MINUTES ?= 60
 fuzz: setup
@@ -87,4 +91,4 @@ gpu-check: .venv/installed
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
-	rm -rf .venv .venv-lowest $(DATA) outputs
+	rm -rf .venv .venv-lowest $(DATA) outputs site

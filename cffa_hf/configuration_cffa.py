@@ -17,7 +17,7 @@ class CFFAConfig(PreTrainedConfig):
     The two encoders are described by stock CLIP configurations; `vision_config.image_size` is a pair here. The text
     configuration is normalised to the layout of CLIP vocabularies of V tokens: mask V-3, start V-2, end V-1.
 
-    Args:
+    Attributes:
         text_config: CLIP text encoder (default: ViT-B/16's).
         vision_config: CLIP vision encoder; `image_size` is (height, width) in pixels (default: ViT-B/16 at 384 x 128).
         projection_dim: Width D of the space that image and text tokens are projected to.

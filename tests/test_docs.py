@@ -39,7 +39,8 @@ from tests.processes import CONTEXT, run_script, write_people
 from tests.tiny import person_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
+PAGES = [path for depth in ("*.md", "*/*.md") for path in sorted((REPOSITORY / "docs").glob(depth))]
+DOCUMENTS = ["README.md", *(str(path.relative_to(REPOSITORY)) for path in PAGES)]
 DOCUMENTS += ["CONTRIBUTING.md", "cffa_hf/person_retrieval/README.md"]
 LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py")
 LINKED += ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
@@ -55,7 +56,7 @@ RUN = {
         f"{FROM_CLIP} --output_dir outputs/again --validation_identities 4 --test_identities 4"
     ),
     # What the other tests do, in parts.
-    r"make (demo|setup|test|test-lowest|fast-test|lint|fuzz|torture|audit|gpu-check)( SEED=\.\.\.)?": "--dry-run",
+    r"make (demo|setup|test|test-lowest|fast-test|lint|docs|fuzz|torture|soak|audit|gpu-check)( SEED=\.\.\.)?": "--dry-run",
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
     r"accelerate launch run_train\.py --config configs/published/\w+\.yaml --dataset_root datasets": (
         f"{FROM_CLIP} --precision published"
@@ -65,6 +66,12 @@ RUN = {
     r"accelerate launch run_train\.py --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
     ),
+    r"python run_train\.py --config configs/own_data\.yaml --dataset my-data": (
+        f"{FROM_CLIP} --validation_identities 4 --test_identities 4"
+    ),
+    r"python run_eval\.py outputs/own_data .*": "--num_workers 0 --validation_identities 4 --test_identities 4",
+    r"python run_train\.py --config configs/methods/cffa\.yaml --dataset my-shards .*": FROM_CLIP,
+    r"python run_train\.py --config configs/demo\.yaml configs/methods/clip\.yaml .*": DEMO,
     r"accelerate launch run_train\.py --config configs/demo\.yaml configs/search\.yaml": f"{DEMO} --search_trials 2",
     r"accelerate launch run_train\.py --config configs/demo\.yaml outputs/search/best_settings\.yaml .*": DEMO,
     r"python run_train\.py --config configs/demo\.yaml --num_train_epochs 2 --output_dir outputs/try": DEMO,
@@ -438,6 +445,10 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         (folder / "photos.csv").write_text("\n".join([",".join(head), *lines]))
     if name == "docs/export.md":
         yield "python push_to_hub.py outputs/demo --repo-id me/model --dry-run published"
+    if name == "docs/index.md":
+        yield "cffa-hf index demo-data/CUHK-PEDES/imgs outputs/demo/gallery --checkpoint outputs/demo"
+    if name == "docs/tutorials/publish.md":
+        yield "hf auth login --token hf_writer"
 
 
 @pytest.mark.slow
@@ -465,9 +476,8 @@ def test_commands_and_snippets(name, workspace, hub, moved):
         if name != FOLLOWED and any(language == "python" for language, _ in CONTENT[name].blocks):
             (workspace / "snippets.py").write_text(moved(snippets(name)))
             run_command(["python", "snippets.py"], workspace, hub.endpoint)
-    wanted = re.findall(
-        r"--repo-id (\S+)|push_to_hub\(\"(\S+)\"\)", "\n".join([*CONTENT[name].commands, snippets(name)])
-    )
+    own = [command for command in CONTENT[name].commands if FIRST[command] == name and "--dry-run" not in command]
+    wanted = re.findall(r"--repo-id (\S+)|push_to_hub\(\"(\S+)\"\)", "\n".join([*own, snippets(name)]))
     assert {first or second for first, second in wanted} <= {repository for _, repository in hub.repositories}
     if any(command.startswith("tensorboard") for command in CONTENT[name].commands):
         assert list((workspace / "outputs/demo/runs").rglob("events.*"))

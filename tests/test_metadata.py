@@ -9,12 +9,24 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cffa_hf.version import VERSION
+
 ROOT = Path(__file__).resolve().parents[1]
+# What may stand at the top of a file of version 1.2.0 of the Citation File Format.
+CITATION_KEYS = {
+    *("abstract", "authors", "cff-version", "commit", "contact", "date-released", "doi", "identifiers", "keywords"),
+    *("license", "license-url", "message", "preferred-citation", "references", "repository", "repository-artifact"),
+    *("repository-code", "title", "type", "url", "version"),
+}
 
 
 def test_the_citation_has_what_the_format_requires():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys() <= CITATION_KEYS
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["type"] in ("software", "dataset")
+    assert citation["version"] == VERSION
+    assert all(author.keys() & {"name", "family-names"} for author in citation["authors"])
     setup = ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     assert citation["license"] == setup["metadata"]["license_expression"]
