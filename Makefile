@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test fuzz gpu-check clean
+.PHONY: setup demo test lint fast-test fuzz soak gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -39,16 +39,24 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes share the files of tests, and each computes with one thread, so that two cores are used throughout.
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
 fast-test: setup
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 # Mutated files of every kind that is read, for MINUTES; bugs are written to fuzz-failures.txt.
 MINUTES ?= 60
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+# Trainings, evaluations, searches, requests and openings, repeated; fails if memory, files, threads or processes grow.
+soak: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
 
 # All that needs a GPU, in one report of a page; without one it says so.
 gpu-check: .venv/installed

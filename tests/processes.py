@@ -119,7 +119,7 @@ class Python:
         self.process = CONTEXT.Process(target=_become, args=(self.words, folder, variables, Path(self.printed.name)))
         self.process.start()
 
-    def wait(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def wait(self, seconds: float = 900) -> subprocess.CompletedProcess[str]:
         """Wait for the end, and return what `subprocess.run` would; one that takes longer is killed."""
         self.process.join(seconds)
         if self.process.exitcode is None:

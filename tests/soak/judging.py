@@ -1,6 +1,7 @@
 """What is measured while work is repeated, and what counts as a leak."""
 
 import gc
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,13 +62,19 @@ class Watch:
 
     def __init__(self, every: int):
         self.every, self.done = every, 0
-        self.samples: list[tuple[int, list[float]]] = []
+        self._numbers = array("d")  # no objects, which would be counted
 
     def step(self) -> None:
         """Count a unit of work, and measure if it is time."""
         self.done += 1
         if self.done % self.every == 0:
-            self.samples.append((self.done, measure()))
+            self._numbers.extend([self.done, *measure()])
+
+    @property
+    def samples(self) -> list[tuple[int, list[float]]]:
+        """Return units of work that were done, and what was measured then."""
+        rows = np.array(self._numbers).reshape(-1, 1 + len(BOUNDS))
+        return [(int(row[0]), row[1:].tolist()) for row in rows]
 
 
 @dataclass(frozen=True)
