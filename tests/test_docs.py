@@ -54,7 +54,7 @@ RUN = {
     r"accelerate launch -m cffa_hf\.cli\.train --config configs/own_data\.yaml --dataset my-data": (
         f"{FROM_CLIP} --output_dir outputs/again --validation_identities 4 --test_identities 4"
     ),
-    r"make (demo|test|fast-test|lint|fuzz|soak|gpu-check)( SEED=\.\.\.)?": "--dry-run",  # both are what the other tests do, in parts
+    r"make (demo|test|fast-test|lint|fuzz|soak|gpu-check)( SEED=\.\.\.)?": "--dry-run",  # the other tests do them in parts
     r"(accelerate launch|python) run_train\.py --config configs/cuhk_pedes\.yaml( --dataset_root data)?": FROM_CLIP,
     r"accelerate launch run_train\.py --config configs/published/\w+\.yaml --dataset_root datasets": (
         f"{FROM_CLIP} --precision published"
