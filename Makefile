@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE = 1
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint fast-test test-lowest docs fuzz audit torture gpu-check clean
+.PHONY: setup demo test lint fast-test test-lowest docs fuzz audit torture soak gpu-check clean
 
 setup: .venv/tests-installed
 
@@ -51,11 +51,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes share the files of tests, and each computes with one thread, so that two cores are used throughout.
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
 fast-test: setup
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The fast tests with the lowest versions that setup.cfg allows, which uv chooses (UV_TORCH_BACKEND=cpu: without CUDA).
 test-lowest: .venv-lowest/installed
@@ -85,6 +89,10 @@ audit: setup
 KILLS ?= 50
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --kills $(KILLS)
+
+# Trainings, evaluations, searches, requests and openings, repeated; fails if memory, files, threads or processes grow.
+soak: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
 
 # All that needs a GPU, in one report of a page; without one it says so.
 gpu-check: .venv/installed

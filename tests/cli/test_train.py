@@ -1,10 +1,7 @@
 """`run_train.py` as a user starts it: a real process, from JSON to a folder that AutoModel loads."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,7 @@ from cffa_hf.evaluation.split import load_split
 from cffa_hf.inputs.captions import clean_caption
 from cffa_hf.inputs.processor import train_tokenizer
 from cffa_hf.publishing.cards import model_card
-from tests.processes import CONTEXT, run_script
+from tests.processes import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "run_train.py"
@@ -36,19 +33,9 @@ PATH_KEY = {"cuhk_pedes": "file_path", "icfg_pedes": "file_path", "rstpreid": "i
 pytestmark = pytest.mark.slow
 
 
-def run(*words, folder=None):
+def run(*words, folder=REPOSITORY):
     """Start the script and wait; nothing may reach for the network."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=folder or REPOSITORY, timeout=900, check=False
-    )
+    return run_python(SCRIPT, *words, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -223,14 +210,9 @@ def fails(tmp_path):
     """Run what must fail with one sentence that holds the parts, and without a traceback."""
 
     def check(words, *parts):
-        os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-        CONTEXT.set_forkserver_preload(["tests.preload"])  # libraries are imported once, not for each mistake
-        log = tmp_path / "log.txt"
-        process = CONTEXT.Process(target=run_script, args=(str(SCRIPT), [str(word) for word in words], str(log), False))
-        process.start()
-        process.join(120)
-        text = log.read_text()
-        assert process.exitcode not in (0, None), text[-3000:]
+        done = run(*words)
+        text = done.stdout + done.stderr
+        assert done.returncode > 0, text[-3000:]
         assert "Traceback" not in text, text[-3000:]
         sentences = [line for line in text.splitlines() if line.startswith("error: ")]
         assert len(sentences) == 1, text[-3000:]

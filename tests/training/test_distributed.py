@@ -24,6 +24,7 @@ from cffa_hf.training.distributed import (
     process_count,
     synchronise_batch_norm,
 )
+from tests.processes import run_ranks
 from tests.tiny import person_rows, tiny_model, tiny_processor
 from tests.trainers import QUIET, FixedTransform, tiny_trainer
 
@@ -144,19 +145,12 @@ def worker(folder: str) -> None:
     torch.save(results, Path(folder) / f"rank{os.environ['RANK']}.pt")
 
 
-def torchrun(script: list[str], processes: int = 2) -> subprocess.CompletedProcess:
-    """Start real processes over gloo."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *script]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun([__file__, str(folder)])
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in run_ranks(2, __file__, folder):
+        assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 

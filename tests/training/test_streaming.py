@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from cffa_hf.data.stream import StreamBatches
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.errors import InputError
 from cffa_hf.training.order import check_order_to_resume
-from tests.processes import SETTINGS, Run, write_people
+from tests.processes import SETTINGS, Run, run_python, run_ranks, write_people
 from tests.shards import write_shards
 from tests.tiny import IMAGE_SIZE, person_rows, tiny_processor
 from tests.trainers import CONTEXT, QUIET, FixedTransform, fitting_model, tiny_trainer
@@ -230,19 +228,8 @@ def worker(folder: str, shards: str) -> None:
 
 @pytest.mark.slow
 def test_four_processes_share_uneven_shards(shards, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["--nproc_per_node", "4", "--master_port", str(port), __file__, str(tmp_path), str(shards)]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in run_ranks(4, __file__, tmp_path, shards):
+        assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads((tmp_path / f"batches-{rank}.json").read_text()) for rank in range(4)]
     assert {len(batches) for batches, _ in found} == {4}
     for epoch in (slice(0, 2), slice(2, 4)):
@@ -257,19 +244,10 @@ def test_pre_training_then_fine_tuning_as_two_configs(tmp_path):
     small = {"hidden_size": 64, "num_layers": 1, "projection_dim": 64, "local_dim": 32, "vocabulary_size": 600}
     common = {"use_cpu": "true", "precision": "float32", "report_to": "none", "per_device_train_batch_size": 8}
     common |= {"disable_tqdm": "true", "save_strategy": "epoch"}
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "run_train.py"]
 
     def launched(config: str, **settings: object) -> str:
         words = [word for name, value in {**common, **settings}.items() for word in (f"--{name}", str(value))]
-        done = subprocess.run(
-            [*launcher, "--config", config, *words],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-            cwd=REPOSITORY,
-        )
+        done = run_python(REPOSITORY / "run_train.py", "--config", config, *words)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
 
