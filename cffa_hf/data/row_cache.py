@@ -20,6 +20,7 @@ from cffa_hf.data.caching import writable_cache
 from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
 from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import Layout
+from cffa_hf.data.mapped_pages import MappedPages
 from cffa_hf.data.processes import ordered_map
 from cffa_hf.data.row_building import Notices, Source, make_part
 from cffa_hf.data.rows import FEATURES, SPLITS, row_error
@@ -70,21 +71,27 @@ def cached_rows(
         with FileLock(f"{target}.lock"):
             if target.is_dir():
                 try:
-                    return _open(target)
+                    return open_rows(target)
                 except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # a disk has lost something
                     shutil.rmtree(target)
             with new_folder(target) as unfinished:
                 _build(layout, folder, list(files), check_files, unfinished)
-            return _open(target)
+            return open_rows(target)
 
 
-def _open(folder: Path) -> tuple[DatasetDict, SetFacts]:
+def open_rows(folder: Path) -> tuple[DatasetDict, SetFacts]:
+    """Open a folder of rows, memory-mapped.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError or pyarrow.ArrowException: Something in it is damaged.
+    """
     facts = SetFacts(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
     result = DatasetDict()
     for split, (_, images, _) in facts.counts.items():
         result[split] = Dataset.from_file(str(folder / f"{split}.arrow"))
         if len(result[split]) != images:
             raise ValueError(f"{split}.arrow has {len(result[split])} rows")
+        MappedPages(result[split]).release()  # opening reads something of every part of the file
     return result, facts
 
 

@@ -21,7 +21,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, Field, ValidationError
 
-from cffa_hf.data.columns import captions_digest, column_array
+from cffa_hf.data.columns import captions_digest, column_array, table_parts
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
@@ -422,8 +422,8 @@ def _rows_fingerprint(rows: Dataset) -> str:
     """Return 16 hexadecimal digits that stand for identities, captions and image names of a split, in their order."""
     digest = hashlib.sha256(captions_digest(rows).encode())
     digest.update(column_array(rows, "person_id").tobytes())
-    for batch in rows.select_columns(["file_path"]).iter(batch_size=4096):
-        digest.update("\0".join(batch["file_path"]).encode())
+    for part in table_parts(rows, ["file_path"], 4096):
+        digest.update("\0".join(part.column(0).to_pylist()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from cffa_hf.arguments.data import SetSource, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.checks import check_images
+from cffa_hf.data.columns import caption_batches
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.leaks import warn_of_leaks
@@ -65,7 +66,8 @@ class RunData:
     def captions(self) -> Iterator[str]:
         """Read the captions of the train split, or the first ones of a stream."""
         if self.shards is None:
-            yield from (caption for captions in self.data["train"]["captions"] for caption in captions)
+            for lists in caption_batches(self.data["train"]):
+                yield from lists.flatten().to_pylist()
             return
         for _, sample in zip(range(TOKENIZER_SAMPLES), iterate(self.shards), strict=False):
             yield from sample.captions
