@@ -52,7 +52,9 @@ def main() -> None:
             words += ["--keep-pages"] if options.keep_pages else []
             if not (folder / "train.arrow").is_file():
                 subprocess.run([*words, "--step", "write"], env=environment, check=True)
-            done = subprocess.run([*words, "--step", "measure"], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                [*words, "--step", "measure"], env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
             tell(images, json.loads(done.stdout.splitlines()[-1]))
 
 

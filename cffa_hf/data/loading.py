@@ -15,7 +15,7 @@ from cffa_hf.data.division import PersonDatasetDict
 from cffa_hf.data.large_sets import load_layout, refuse_test_identities
 from cffa_hf.data.layouts import LAYOUTS, layout_named
 from cffa_hf.data.own_data import METADATA_FILES, find_metadata, load_dataset_dict, load_folder
-from cffa_hf.data.shard_reading import load_shards
+from cffa_hf.data.shard_rows import load_shards
 from cffa_hf.data.shards import find_shards
 from cffa_hf.errors import InputError, one_line
 

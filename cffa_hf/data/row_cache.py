@@ -3,9 +3,10 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,22 @@ def cached_rows(
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_rows"
     with writable_cache(cache):
         content = [(split, str(file.absolute()), _content_digest(file, cache)) for split, file in files]
-        key = [_VERSION, asdict(layout), str(folder.absolute()), content, check_files]
+    key = [_VERSION, asdict(layout), str(folder.absolute()), content, check_files]
+    return open_or_build(key, partial(_build, layout, folder, list(files), check_files))
+
+
+def open_or_build(key: list[Any], build: Callable[[Path], None]) -> tuple[DatasetDict, SetFacts]:
+    """Open the rows that are cached under a key, after building them if they are not there, or damaged.
+
+    Args:
+        key: All that the rows depend on, as JSON.
+        build: Writes `SPLIT.arrow` of each split into a folder, and then `write_facts`.
+
+    Raises:
+        InputError: If the cache cannot be written, or from `build`.
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_rows"
+    with writable_cache(cache):
         target = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         with FileLock(f"{target}.lock"):
             if target.is_dir():
@@ -75,7 +91,7 @@ def cached_rows(
                 except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # a disk has lost something
                     shutil.rmtree(target)
             with new_folder(target) as unfinished:
-                _build(layout, folder, list(files), check_files, unfinished)
+                build(unfinished)
             return open_rows(target)
 
 
@@ -133,8 +149,13 @@ def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_fi
     rows = {split: Dataset.from_file(str(unfinished / f"{split}.arrow")) for split in SPLITS if split in writers}
     if not rows:
         raise InputError(f"{files[0][1]}: no image in it has a caption; use the original file.")
-    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
-    write_text(unfinished / _FACTS, json.dumps(asdict(facts)))
+    write_facts(unfinished, rows, noticed.remarks(rows))
+
+
+def write_facts(folder: Path, rows: Mapping[str, Dataset], remarks: list[str]) -> None:
+    """Count the rows of each split, and write what is known of them beside their files."""
+    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, remarks)
+    write_text(folder / _FACTS, json.dumps(asdict(facts)))
 
 
 def _image_folder(

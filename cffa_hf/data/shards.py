@@ -45,12 +45,14 @@ class Shard:
         split: "train", "validation" or "test".
         table: Of a tar `(samples, 5)`: offset and size of the image, offset and size of the text, 1 if that is JSON. Of
             a Parquet file `(row groups, 1)`: rows. int64.
+        identity: A digest that changes with the place, size and time of the file.
     """
 
     path: str
     kind: str
     split: str
     table: np.ndarray
+    identity: str
 
     @property
     def samples(self) -> int:
@@ -165,14 +167,15 @@ def split_of(path: str) -> str:
 
 def _shard(files: Any, root: str, path: str) -> Shard:
     kind = SUFFIXES[posixpath.splitext(path)[1]]
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_shards" / f"{_identity(files, path)}.safetensors"
+    identity = _identity(files, path)
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_shards" / f"{identity}.safetensors"
     try:
         table = load_file(cache)["table"].numpy()
     except (OSError, SafetensorError, KeyError):
         table = _index(files, path, kind)
         with suppress(InputError):  # a read-only cache costs only the time of the next index
             write_tensors(cache, {"table": torch.from_numpy(table)})
-    return Shard(path, kind, split_of(posixpath.relpath(path, root)), table)
+    return Shard(path, kind, split_of(posixpath.relpath(path, root)), table, identity)
 
 
 def _identity(files: Any, path: str) -> str:

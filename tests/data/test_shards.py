@@ -13,7 +13,8 @@ from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.own_data import contain_images
 from cffa_hf.data.pairs import ImageDataset
 from cffa_hf.data.seen import image_digests
-from cffa_hf.data.shard_reading import ShardReader, load_shards
+from cffa_hf.data.shard_reading import ShardReader
+from cffa_hf.data.shard_rows import load_shards
 from cffa_hf.data.shards import open_shards, split_of
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.packed import read_packed, tar_member_path
