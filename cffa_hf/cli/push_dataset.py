@@ -25,12 +25,15 @@ def add_parser(subparsers: Any) -> None:
         "push-dataset",
         help="publish a dataset on the Hub",
         description="Publish a dataset as Parquet files with the images inside, privately unless told otherwise: the "
-        "licences of the benchmarks do not allow them to be passed on.",
+        "licences of the benchmarks do not allow them to be passed on. With --dry-run it converts originals to shards and "
+        "publishes nothing. An attempt that broke off goes on with the files that it lacks: run the same command again.",
     )
     parser.add_argument(
-        "dataset", help="cuhk_pedes, icfg_pedes, rstpreid, the name of a set for pre-training, or a folder"
+        "dataset",
+        help="cuhk_pedes, icfg_pedes, rstpreid; mals, sda, synth_pedes, luperson_mllm, webperson, ufine6926, ufine3c, "
+        "aptm_... or tbps_clip_... (see dataset of a training); or a folder",
     )
-    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the benchmark's folder")
+    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the folder of the data set")
     parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it is published")
     parser.add_argument(
         "--dry-run", metavar="OUT", help="write the folder that would be published, and publish nothing"
