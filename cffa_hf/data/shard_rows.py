@@ -66,7 +66,7 @@ def _build(folder: ShardFolder, root: str, unfinished: Path) -> None:
     """Read all samples in several processes; number those without identity when all identities are known."""
     splits = list(dict.fromkeys(shard.split for shard in folder.shards))
     parts = list(_parts(folder))
-    identities = {split: [] for split in splits}
+    identities: dict[str, list[np.ndarray]] = {split: [] for split in splits}
     bar = tqdm(
         total=folder.samples, desc="reading captions", unit="image", disable=not is_progress_bar_enabled(), leave=False
     )
