@@ -187,7 +187,7 @@ def measure(layout: str, root: str, merges: str | None) -> dict[str, float]:
     result["shuffle"] = len(pairs) / (time_of(order) or 1e-9)
     images = min(len(pairs.images), 2_000)
     for index in np.random.default_rng(0).integers(len(pairs.images), size=images).tolist():
-        pairs.images._images[index]  # the row as a sample reads it; there is no file to decode
+        pairs.images.source(index)  # as a sample reads it; there is no file to decode
     own, mapped = resident(os.getpid())[1] - own_before, resident(os.getpid())[0] - before
     result |= {"memory": mapped, "own": own}
     captions = max(1, round(len(pairs) / len(pairs.images)))

@@ -35,10 +35,12 @@ class DataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "cuhk_pedes, icfg_pedes or rstpreid; a folder with metadata.jsonl, .csv or .parquet; or a name on the Hub"
+            "help": "cuhk_pedes, icfg_pedes or rstpreid; for pre-training mals, sda, synth_pedes, luperson_mllm, webperson, "
+            "ufine6926 or ufine3c; the files of other implementations, aptm_cuhk_pedes or tbps_clip_cuhk_pedes (or of the other "
+            "two); a folder with metadata.jsonl, .csv or .parquet, or of shards (.tar, .parquet); or a name on the Hub"
         },
     )
-    dataset_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmark's folder"})
+    dataset_root: str | None = field(default=None, metadata={"help": "Folder that holds the folder of the data set"})
     annotation_file: str | None = field(default=None, metadata={"help": "Annotation JSON, if it has another name"})
     validation_identities: int | None = field(
         default=None,

@@ -99,7 +99,7 @@ def evaluate(
         key = entry_key(earlier | entries, entries, part.dataset, part.split)
         entry = entries[key] = split_entry(part.dataset, part.split, dataset_fingerprint(part.rows), *ranks)
         entry |= {"precision": precision, "camera_aware": options.camera_aware, "rendered": part.rendered}
-        entry |= {"division": part.division, "shared": part.shared}
+        entry |= {"division": part.division, "shared": part.shared, "unrecorded": part.unrecorded}
         entry |= analyses(part, checkpoint, other, options, evaluator, embeddings, ranks)
         prefix = "" if key == "test" else key.replace("/", "-") + "-"
         figures[key] = draw_figures(output_dir, prefix, checkpoint, part.rows, embeddings, ranks, entry)

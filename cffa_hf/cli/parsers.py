@@ -141,7 +141,12 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 
 def add_index(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cffa-hf index`."""
-    parser.add_argument("images", type=Path, metavar="FOLDER", help="folder of images")
+    parser.add_argument(
+        "images",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of images, or of shards (.tar or .parquet) and no image files",
+    )
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder of the gallery; if it is there, it is brought up to date"
     )
@@ -255,9 +260,10 @@ def add_push_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
         metavar="DATASET",
-        help="cuhk_pedes, icfg_pedes, rstpreid, the name of a set for pre-training, or a folder",
+        help="cuhk_pedes, icfg_pedes, rstpreid; mals, sda, synth_pedes, luperson_mllm, webperson, ufine6926, ufine3c, "
+        "aptm_... or tbps_clip_... (see dataset of a training); or a folder",
     )
-    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the benchmark's folder")
+    parser.add_argument("--dataset-root", metavar="FOLDER", help="folder that holds the folder of the data set")
     _add_repository(parser)
     parser.add_argument(
         "--run",
@@ -387,7 +393,8 @@ COMMANDS = {
     "push-dataset": Command(
         "publishing",
         "publish a dataset on the Hub, privately unless told otherwise: the licences of the benchmarks do not allow them "
-        "to be passed on",
+        "to be passed on; with --dry-run it converts originals to shards and publishes nothing. An attempt that broke off goes "
+        "on with the files that it lacks: run the same command again",
         add_push_dataset,
         ("push-dataset my-data --repo-id me/people --dry-run look",),
     ),

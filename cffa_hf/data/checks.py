@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 from datasets import DatasetDict
 
-from cffa_hf.data.columns import image_sources
+from cffa_hf.data.columns import image_sources, table_parts
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import IMAGE_FORMATS, read_image
 from cffa_hf.inputs.packed import file_of
@@ -39,8 +39,8 @@ def check_images(dataset: DatasetDict, *, workers: int | None = None, progress: 
     bar = progress_bar(total=total, desc="checking images", unit="image", disable=not progress, leave=False)
     with bar, ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
         for name, split in dataset.items():
-            rows = split.select_columns(["image", "image_id", "file_path"])
-            for batch in rows.iter(batch_size=512):
+            for part in table_parts(split, ["image", "image_id", "file_path"], 512):
+                batch = part.to_pydict()
                 for image_id, path, reason in zip(
                     batch["image_id"], batch["file_path"], pool.map(failure_reason, batch["image"]), strict=True
                 ):

@@ -1,7 +1,7 @@
 """Columns of a split as arrays: straight from Arrow, without a Python object for each row."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,26 +9,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 
+from cffa_hf.data.mapped_pages import MappedPages
+
 BATCH_ROWS = 2**16
 IMAGES_AT_ONCE = 256
 
 
+def table_parts(
+    rows: Dataset, columns: Sequence[str], size: int = BATCH_ROWS, begin: int = 0, end: int | None = None
+) -> Iterator[pa.Table]:
+    """Yield some columns of the rows from `begin` to `end`, `size` rows at a time.
+
+    Pages of memory-mapped files are given back as it goes along, so that what is resident does not grow with the rows.
+    """
+    chosen = rows.select_columns(list(columns)).with_format("arrow")
+    pages = MappedPages(chosen)
+    end = len(chosen) if end is None else end
+    resident = 0
+    for start in range(begin, end, size):
+        yield chosen[start : min(start + size, end)]
+        resident += size
+        if resident >= BATCH_ROWS:
+            pages.release()
+            resident = 0
+    pages.release()
+
+
 def column_array(rows: Dataset, name: str) -> np.ndarray:
     """Return a column of whole numbers, `(rows,)`, int64."""
-    column = rows.select_columns([name]).with_format("arrow")
-    parts = [column[start : start + BATCH_ROWS].column(0).to_numpy() for start in range(0, len(rows), BATCH_ROWS)]
-    return np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64)
+    result, place = np.empty(len(rows), np.int64), 0
+    for part in table_parts(rows, [name]):
+        result[place : place + len(part)] = part.column(0).to_numpy()
+        place += len(part)
+    return result
 
 
 def image_sources(rows: Dataset, begin: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield path and bytes of the images from row `begin` to `end`, not decoded, a part of the rows in memory."""
-    images = rows.select_columns(["image"])
-    if images.features["image"].decode:
-        images = images.cast_column("image", Image(decode=False))
-    images = images.with_format("arrow")
-    end = len(images) if end is None else end
-    for start in range(begin, end, IMAGES_AT_ONCE):
-        yield from images[start : min(start + IMAGES_AT_ONCE, end)].column(0).to_pylist()
+    if rows.features["image"].decode:
+        rows = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+    for part in table_parts(rows, ["image"], IMAGES_AT_ONCE, begin, end):
+        yield from part.column(0).to_pylist()
 
 
 def caption_lists(captions: Dataset, start: int, end: int) -> pa.Array:
@@ -44,15 +65,17 @@ def caption_lists(captions: Dataset, start: int, end: int) -> pa.Array:
 
 def caption_batches(rows: Dataset) -> Iterator[pa.Array]:
     """Yield the lists of captions of all rows, a part of the rows at a time."""
-    captions = rows.select_columns(["captions"]).with_format("arrow")
-    for start in range(0, len(captions), BATCH_ROWS):
-        yield caption_lists(captions, start, start + BATCH_ROWS)
+    for part in table_parts(rows, ["captions"]):
+        yield pa.concat_arrays(part.column(0).chunks)
 
 
 def caption_counts(rows: Dataset) -> np.ndarray:
     """Count the captions of each row, `(rows,)`, int64."""
-    counts = [pc.fill_null(pc.list_value_length(lists), 0).to_numpy() for lists in caption_batches(rows)]
-    return np.concatenate([np.empty(0, np.int64), *counts], dtype=np.int64)
+    result, place = np.empty(len(rows), np.int64), 0
+    for lists in caption_batches(rows):
+        result[place : place + len(lists)] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+        place += len(lists)
+    return result
 
 
 def captions_digest(rows: Dataset) -> str:

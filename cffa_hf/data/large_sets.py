@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -12,8 +13,9 @@ from cffa_hf.data.columns import column_array
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import LAYOUTS, Layout, find_annotations
+from cffa_hf.data.own_data import division_numbers
 from cffa_hf.data.row_cache import SetFacts, cached_rows
-from cffa_hf.data.rows import SPLITS, divide_identities, held_out_number
+from cffa_hf.data.rows import SPLITS, drawn_places, held_out_number
 from cffa_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -100,19 +102,45 @@ def hold_out(rows: DatasetDict, source: str, validation_identities: int | None, 
     number = held_out_number(len(people), "validation" in rows, source, validation_identities)
     result: dict[str, Dataset] = dict(rows)
     if number:
-        division = divide_identities(people.tolist(), number, 0, seed)
-        drawn = [person for person, split in division.items() if split == "validation"]
-        held = np.isin(column_array(rows["train"], "person_id"), drawn)
-        result["train"] = rows["train"].select(np.flatnonzero(~held))
-        result["validation"] = rows["train"].select(np.flatnonzero(held))
-    ordered = {split: result[split] for split in SPLITS if split in result}
+        result |= _select(rows["train"], {"validation": people[drawn_places(len(people), number, seed)]})
+    return _in_order(result, "held out" if number else "source", seed)
+
+
+def divide(
+    rows: Dataset, source: str, validation_identities: int | None, test_identities: int | None, seed: int
+) -> PersonDatasetDict:
+    """Divide the identities of undivided rows, as `cffa_hf.data.own_data.assign_splits` does of rows.
+
+    Args:
+        rows: In the dataset form.
+        source: For messages.
+        validation_identities: How many; None: a tenth.
+        test_identities: How many; None: a tenth.
+        seed: Draws them.
+
+    Raises:
+        InputError: The numbers do not fit the data.
+    """
+    people = np.unique(column_array(rows, "person_id"))
+    validation, test = division_numbers(len(people), source, validation_identities, test_identities, seed)
+    drawn = people[drawn_places(len(people), validation + test, seed)]
+    return _in_order(_select(rows, {"validation": drawn[:validation], "test": drawn[validation:]}), "divided", seed)
+
+
+def _select(rows: Dataset, people: Mapping[str, np.ndarray]) -> dict[str, Dataset]:
+    """Move the rows of some identities into splits of their own; the others are train."""
+    identities = column_array(rows, "person_id")
+    moved = {split: np.isin(identities, drawn) for split, drawn in people.items() if len(drawn)}
+    moved["train"] = ~np.logical_or.reduce([*moved.values(), np.zeros(len(identities), bool)])
+    return {split: rows.select(np.flatnonzero(chosen)) for split, chosen in moved.items()}
+
+
+def _in_order(
+    splits: Mapping[str, Dataset], how: Literal["source", "held out", "divided"], seed: int
+) -> PersonDatasetDict:
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
     identities = {split: count_split(part)["identities"] for split, part in ordered.items()}
-    return PersonDatasetDict(
-        ordered,
-        Division(how="held out", seed=seed, identities=identities)
-        if number
-        else Division(how="source", identities=identities),
-    )
+    return PersonDatasetDict(ordered, Division(how=how, seed=None if how == "source" else seed, identities=identities))
 
 
 def refuse_test_identities(name: str, test_identities: int | None) -> None:

@@ -21,7 +21,7 @@ from cffa_hf.data.layouts import LAYOUTS, layout_named
 from cffa_hf.data.metadata import METADATA_FILES, find_metadata
 from cffa_hf.data.own_data import load_dataset_dict, load_folder, read_dataset_rows
 from cffa_hf.data.rows import Refuse, RowError, stop
-from cffa_hf.data.shard_reading import load_shards
+from cffa_hf.data.shard_rows import load_shards
 from cffa_hf.data.shards import find_shards
 from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.errors import LONGEST_MESSAGE, InputError, one_line

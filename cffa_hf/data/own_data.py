@@ -228,23 +228,42 @@ def assign_splits(
             )
         return hold_out_validation(rows, source, validation_identities, seed)
     identities = {row.person_id for row in rows}
-    tenth = max(1, round(len(identities) / 10))
+    validation, test = division_numbers(len(identities), source, validation_identities, test_identities, seed)
+    division = divide_identities(identities, validation, test, seed)
+    return [row.model_copy(update={"split": division[row.person_id]}) for row in rows]
+
+
+def division_numbers(
+    identities: int, source: str | Path, validation_identities: int | None, test_identities: int | None, seed: int
+) -> tuple[int, int]:
+    """Decide how many identities of a source without splits are for validation and for test, and tell it in the log.
+
+    Args:
+        identities: How many there are.
+        source: For messages.
+        validation_identities: As for `assign_splits`.
+        test_identities: As for `assign_splits`.
+        seed: Draws them.
+
+    Raises:
+        InputError: The numbers do not fit the data.
+    """
+    tenth = max(1, round(identities / 10))
     validation = tenth if validation_identities is None else validation_identities
     test = tenth if test_identities is None else test_identities
     if min(validation, test) < 0:
         raise InputError(f"validation_identities is {validation}, test_identities is {test}; they must be 0 or more.")
-    if validation + test >= len(identities):
+    if validation + test >= identities:
         raise InputError(
-            f"{source}: has {count(len(identities), 'identity')}, too few to take {validation:,} for validation and "
+            f"{source}: has {count(identities, 'identity')}, too few to take {validation:,} for validation and "
             f"{test:,} for test and to leave one for train; set validation_identities and test_identities lower "
             "(0 leaves a split out), or add more people."
         )
-    division = divide_identities(identities, validation, test, seed)
     logger.info(
-        f"{source}: has no splits, so its {len(identities):,} identities were divided with seed {seed} into "
-        f"{len(identities) - validation - test:,} for train, {validation:,} for validation and {test:,} for test."
+        f"{source}: has no splits, so its {identities:,} identities were divided with seed {seed} into "
+        f"{identities - validation - test:,} for train, {validation:,} for validation and {test:,} for test."
     )
-    return [row.model_copy(update={"split": division[row.person_id]}) for row in rows]
+    return validation, test
 
 
 def contain_images(images: Dataset, source: str, folders: Sequence[Path], refuse: Refuse = stop) -> Dataset:

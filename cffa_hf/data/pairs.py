@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 from cffa_hf.configuration_cffa import CONTEXT_LENGTH, IMAGE_SIZE
 from cffa_hf.data.caption_noise import CAPTION_PERSONS, matched_pairs
 from cffa_hf.data.columns import caption_counts, column_array
+from cffa_hf.data.mapped_pages import MappedPages
 from cffa_hf.data.token_ids import encode_rows
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.images import load_pixels
@@ -39,6 +40,7 @@ class ImageDataset(Dataset[Sample]):
         if images.features["image"].decode:  # as a dataset loaded from the Hub has it
             images = images.cast_column("image", datasets.Image(decode=False))
         self._images = images.with_format("arrow")
+        self._pages = MappedPages(self._images)
         column = pixel_column(image_size)
         self._pixels = rows.select_columns([column]).with_format("arrow") if column in rows.column_names else None
         self._row_numbers = rows.select_columns(["image_id"]) if "image_id" in rows.column_names else None
@@ -51,13 +53,18 @@ class ImageDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         return {"pixel_values": self._read(int(index)), "person_id": int(self.person_ids[index])}
 
+    def source(self, index: int) -> dict[str, Any]:
+        """Return path and bytes of one image, not decoded."""
+        self._pages.count_read()
+        return self._images[index].column(0)[0].as_py()
+
     def _read(self, index: int) -> torch.Tensor:
         if self._pixels is not None:
             content = self._pixels[index].column(0)[0].as_buffer()
             pixels = np.frombuffer(content, dtype=np.uint8).reshape(3, *self.image_size)
             return torch.from_numpy(pixels.copy())
         try:
-            return load_pixels(self._images[index].column(0)[0].as_py(), self.image_size)
+            return load_pixels(self.source(index), self.image_size)
         except InputError as error:
             row = index if self._row_numbers is None else self._row_numbers[index]["image_id"]
             raise InputError(f"row {row}: {error}") from error

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
 from cffa_hf.data.facts import count_split
 from cffa_hf.data.layouts import Layout
+from cffa_hf.data.mapped_pages import MappedPages
 from cffa_hf.data.processes import ordered_map
 from cffa_hf.data.row_building import Notices, Source, make_part
 from cffa_hf.data.rows import FEATURES, SPLITS, Refuse, row_error, stop
@@ -65,26 +67,47 @@ def cached_rows(
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_rows"
     with writable_cache(cache):
         content = [(split, str(file.absolute()), _content_digest(file, cache)) for split, file in files]
-        key = [_VERSION, asdict(layout), str(folder.absolute()), content, check_files]
+    key = [_VERSION, asdict(layout), str(folder.absolute()), content, check_files]
+    return open_or_build(key, partial(_build, layout, folder, list(files), check_files))
+
+
+def open_or_build(key: list[Any], build: Callable[[Path], None]) -> tuple[DatasetDict, SetFacts]:
+    """Open the rows that are cached under a key, after building them if they are not there, or damaged.
+
+    Args:
+        key: All that the rows depend on, as JSON.
+        build: Writes `SPLIT.arrow` of each split into a folder, and then `write_facts`.
+
+    Raises:
+        InputError: If the cache cannot be written, or from `build`.
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_rows"
+    with writable_cache(cache):
         target = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         with FileLock(f"{target}.lock"):
             if target.is_dir():
                 try:
-                    return _open(target)
+                    return open_rows(target)
                 except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # a disk has lost something
                     shutil.rmtree(target)
             with new_folder(target, remedy=REMEDY) as unfinished:
-                _build(layout, folder, list(files), check_files, unfinished)
-            return _open(target)
+                build(unfinished)
+            return open_rows(target)
 
 
-def _open(folder: Path) -> tuple[DatasetDict, SetFacts]:
+def open_rows(folder: Path) -> tuple[DatasetDict, SetFacts]:
+    """Open a folder of rows, memory-mapped.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError or pyarrow.ArrowException: Something in it is damaged.
+    """
     facts = SetFacts(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
     result = DatasetDict()
     for split, (_, images, _) in facts.counts.items():
         result[split] = Dataset.from_file(str(folder / f"{split}.arrow"))
         if len(result[split]) != images:
             raise ValueError(f"{split}.arrow has {len(result[split])} rows")
+        MappedPages(result[split]).release()  # opening reads something of every part of the file
     return result, facts
 
 
@@ -102,8 +125,7 @@ def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_fi
     noticed = write_rows(layout, folder, files, unfinished, check_files=check_files)
     noticed.refuse_missing()
     rows = written_rows(unfinished, files)
-    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, noticed.remarks(rows))
-    write_text(unfinished / _FACTS, json.dumps(asdict(facts)), remedy=REMEDY)
+    write_facts(unfinished, rows, noticed.remarks(rows))
 
 
 def written_rows(folder: Path, files: Sequence[tuple[str, Path]]) -> DatasetDict:
@@ -175,6 +197,12 @@ def write_rows(
                 writers[split].write_batch(batch)
             bar.update(noticed.add(part))
     return noticed
+
+
+def write_facts(folder: Path, rows: Mapping[str, Dataset], remarks: list[str]) -> None:
+    """Count the rows of each split, and write what is known of them beside their files."""
+    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, remarks)
+    write_text(folder / _FACTS, json.dumps(asdict(facts)), remedy=REMEDY)
 
 
 def _image_folder(

@@ -305,11 +305,16 @@ def divide_identities(identities: Iterable[int], validation: int, test: int, see
     give the same division.
     """
     everyone = sorted(set(identities))
-    drawn = random.Random(seed).sample(everyone, validation + test)
+    drawn = [everyone[place] for place in drawn_places(len(everyone), validation + test, seed)]
     division = dict.fromkeys(everyone, "train")
     division.update(dict.fromkeys(drawn[:validation], "validation"))
     division.update(dict.fromkeys(drawn[validation:], "test"))
     return division
+
+
+def drawn_places(identities: int, number: int, seed: int) -> list[int]:
+    """Draw places in the ascending order of all identities, as `divide_identities` does."""
+    return random.Random(seed).sample(range(identities), number)
 
 
 def hold_out_validation(

@@ -21,7 +21,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, Field, ValidationError
 
-from cffa_hf.data.columns import captions_digest, column_array
+from cffa_hf.data.columns import captions_digest, column_array, table_parts
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
@@ -39,11 +39,14 @@ class SeenSplit(BaseModel):
 
     Attributes:
         fingerprint: As `dataset_fingerprint` gives it.
-        people: Digests of the images of each identity; empty for a split of more than `RECORDED_IMAGES` images.
+        people: Digests of the images of each identity; empty for a stream and for a split of more than `RECORDED_IMAGES`
+            images.
+        unrecorded: Images of a split whose people are not recorded.
     """
 
     fingerprint: str
     people: dict[int, list[str]]
+    unrecorded: int = Field(default=0, ge=0)
 
 
 class SeenDataset(BaseModel):
@@ -88,6 +91,25 @@ class Shared:
         return {"role": self.role, "people": len(self.people), "images": len(self.images)}
 
 
+@dataclass(frozen=True)
+class Unrecorded:
+    """Images that a checkpoint was trained or chosen on, of which nobody can say whether a split shares them.
+
+    Attributes:
+        role: "trained" or "chosen".
+        dataset: Its name.
+        images: How many; 0: an older version has not counted them.
+    """
+
+    role: str
+    dataset: str
+    images: int
+
+    def __str__(self) -> str:
+        number = f"{self.images:,} images" if self.images else "images"
+        return f"{number} of {self.dataset or 'a data set'} that the checkpoint was {self.role} on"
+
+
 class SeenData(BaseModel):
     """The record of what a checkpoint has seen.
 
@@ -103,6 +125,19 @@ class SeenData(BaseModel):
     def selected_on(self) -> str:
         """Name the split that chose the checkpoint among those of its run."""
         return self.datasets[-1].selected_on if self.datasets else "validation"
+
+    @property
+    def unrecorded(self) -> list[Unrecorded]:
+        """Name what is recorded by a fingerprint alone: streams, and splits of more than `RECORDED_IMAGES` images."""
+        found = []
+        for seen in self.datasets:
+            if not seen.splits:  # a stream, as older versions recorded it
+                found.append(Unrecorded("trained", seen.name, 0))
+            for role, split in (("trained", "train"), ("chosen", seen.selected_on)):
+                part = seen.splits.get(split)
+                if part is not None and not part.people:
+                    found.append(Unrecorded(role, seen.name, part.unrecorded))
+        return found
 
     def write(self, folder: str | Path) -> None:
         """Write `seen.json` into a folder."""
@@ -251,7 +286,7 @@ def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool, selected_on
                 f"{name}: the {split} split has {len(rows):,} images, so its people are not recorded one by one, and "
                 "later it is not found out whether test people are among them."
             )
-            splits[str(split)] = SeenSplit(fingerprint=_rows_fingerprint(rows), people={})
+            splits[str(split)] = SeenSplit(fingerprint=_rows_fingerprint(rows), people={}, unrecorded=len(rows))
             continue
         digests = image_digests(rows)
         people: dict[int, list[str]] = {}
@@ -284,6 +319,7 @@ def seen_by_run(
     *,
     start: SeenData | None = None,
     resumed: SeenData | None = None,
+    streamed: SeenSplit | None = None,
     allow_shared_people: bool = False,
     selected_on: str = "validation",
 ) -> SeenData:
@@ -295,6 +331,7 @@ def seen_by_run(
         rendered: Whether it is rendered demo data.
         start: What the weights that it starts from have seen.
         resumed: What the checkpoint that it goes on from has seen.
+        streamed: The train split, where it is a stream and not among the data.
         allow_shared_people: Go on although validation or test people were seen by the weights it starts from.
         selected_on: Split that chooses the checkpoint.
 
@@ -303,6 +340,8 @@ def seen_by_run(
             people or images with what the weights have seen.
     """
     own = seen_dataset(data, name, rendered, selected_on)
+    if streamed is not None:
+        own.splits["train"] = streamed
     if resumed is not None:
         if resumed.selected_on != selected_on:
             raise InputError(
@@ -322,6 +361,11 @@ def seen_by_run(
         return resumed
     if start is None:
         return SeenData(datasets=[own])
+    if start.unrecorded and any(split in data for split in ("validation", "test")):
+        logger.warning(
+            f"{name}: whether validation or test people are among {' and '.join(map(str, start.unrecorded))} is unknown: "
+            "who is in them is not recorded."
+        )
     if not allow_shared_people:
         for split in ("validation", "test"):
             shared = start.shared_with(data, split, name, rendered) if split in data else []
@@ -422,8 +466,8 @@ def _rows_fingerprint(rows: Dataset) -> str:
     """Return 16 hexadecimal digits that stand for identities, captions and image names of a split, in their order."""
     digest = hashlib.sha256(captions_digest(rows).encode())
     digest.update(column_array(rows, "person_id").tobytes())
-    for batch in rows.select_columns(["file_path"]).iter(batch_size=4096):
-        digest.update("\0".join(batch["file_path"]).encode())
+    for part in table_parts(rows, ["file_path"], 4096):
+        digest.update("\0".join(part.column(0).to_pylist()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,27 +2,20 @@
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.table import InMemoryTable
 
-from cffa_hf.data.division import PersonDatasetDict, division_between
-from cffa_hf.data.own_data import assign_splits
-from cffa_hf.data.rows import FEATURES, SPLITS, PersonRow, Refuse, row_columns, shorten, stop
-from cffa_hf.data.shards import Shard, ShardFolder, caption_column, open_shards
-from cffa_hf.data.source_rows import SourceRows
+from cffa_hf.data.rows import Refuse, shorten, stop
+from cffa_hf.data.shards import Shard, ShardFolder, caption_column
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.inputs.captions import LONGEST_CAPTION, clean_caption
-from cffa_hf.inputs.packed import image_bytes, parquet_row_path, tar_member_path
+from cffa_hf.inputs.packed import image_bytes
 
 OPEN_FILES = 4
 BLOCK_BYTES = 2**22
@@ -171,87 +164,10 @@ def _person_id(value: Any, where: str) -> int | None:
 
 def iterate(folder: ShardFolder) -> Iterator[ShardSample]:
     """Read all samples without their images, in the order of the shards."""
-    yield from (sample for _, sample in _samples_of(folder, stop))
+    yield from (sample for _, sample in samples_of(folder, stop))
 
 
-def load_shards(
-    source: str | Path,
-    *,
-    validation_identities: int | None = None,
-    test_identities: int | None = None,
-    seed: int = 0,
-) -> PersonDatasetDict:
-    """Load the shards of a local folder in the dataset form; images stay where they are and are read one by one.
-
-    A sample without an identity is one of its own. Splits are read from names (train-00000.tar, or a folder of the
-    name); where there is none but train, identities are divided as those of one's own data are.
-
-    Args:
-        source: The folder.
-        validation_identities: As `load_person_dataset` has it.
-        test_identities: As `load_person_dataset` has it.
-        seed: Draws the identities that are held out.
-
-    Raises:
-        InputError: Names the shard and the sample that cannot be used.
-    """
-    read, paths = read_shard_rows(source)
-    after = assign_splits(
-        read.rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
-    )
-    splits = {}
-    for split in SPLITS:
-        chosen = [row for row in after if row.split == split]
-        if chosen:
-            images = [{"path": paths[row.image_id], "bytes": None} for row in chosen]
-            table = pa.table({"image": images, **row_columns(chosen)}, schema=FEATURES.arrow_schema)
-            splits[split] = datasets.Dataset(InMemoryTable(table))
-    return PersonDatasetDict(splits, division_between(read.rows, after, seed))
-
-
-def read_shard_rows(source: str | Path, refuse: Refuse = stop) -> tuple[SourceRows, dict[int, str]]:
-    """Read the rows that `load_shards` divides.
-
-    Args:
-        source: The folder.
-        refuse: Is given every error of a shard or a sample, which is left out then.
-
-    Returns:
-        The rows, and the path of each image by `image_id`.
-
-    Raises:
-        InputError: Names the shard and the sample that cannot be used.
-    """
-    folder = open_shards(source, refuse)
-    divided = {shard.split for shard in folder.shards} != {"train"}
-    samples = dict(_samples_of(folder, refuse))
-    unnamed = 1 + max((sample.person_id for sample in samples.values() if sample.person_id is not None), default=-1)
-    if unnamed + folder.samples >= 2**63:
-        unnamed = 0  # digests of text: one of them equals a small number once in 10^12 data sets
-    rows, paths = [], {}
-    for number, sample in samples.items():
-        shard, row = folder.locate(number)
-        rows.append(
-            PersonRow.model_construct(
-                image_id=number,
-                file_path=f"{os.path.relpath(shard.path, Path(source).expanduser())}/{row}",
-                captions=sample.captions,
-                person_id=unnamed + number if sample.person_id is None else sample.person_id,
-                split=shard.split if divided else None,
-                camera=None,
-            )
-        )
-        paths[number] = _path_of(shard, row)
-
-    def locate(number: int) -> tuple[str, int]:
-        shard, row = folder.locate(number)
-        return shard.path, row
-
-    root = Path(source).expanduser()
-    return SourceRows(source, root, (), root, rows, rows, locate), paths
-
-
-def _samples_of(folder: ShardFolder, refuse: Refuse) -> Iterator[tuple[int, ShardSample]]:
+def samples_of(folder: ShardFolder, refuse: Refuse) -> Iterator[tuple[int, ShardSample]]:
     """Read all samples without their images, by their number."""
     reader = ShardReader(folder)
     try:
@@ -262,10 +178,3 @@ def _samples_of(folder: ShardFolder, refuse: Refuse) -> Iterator[tuple[int, Shar
                 refuse(error)
     finally:
         reader.close()
-
-
-def _path_of(shard: Shard, row: int) -> str:
-    """Name the image of a sample of a local shard."""
-    if shard.kind == "tar":
-        return tar_member_path(shard.path, int(shard.table[row, 0]), int(shard.table[row, 1]))
-    return parquet_row_path(shard.path, *group_of(shard, row))

@@ -45,12 +45,14 @@ class Shard:
         split: "train", "validation" or "test".
         table: Of a tar `(samples, 5)`: offset and size of the image, offset and size of the text, 1 if that is JSON. Of
             a Parquet file `(row groups, 1)`: rows. int64.
+        identity: A digest that changes with the place, size and time of the file.
     """
 
     path: str
     kind: str
     split: str
     table: np.ndarray
+    identity: str
 
     @property
     def samples(self) -> int:
@@ -186,7 +188,7 @@ def _shard(files: Any, root: str, path: str) -> Shard:
         table = _index(files, path, kind)
         with suppress(InputError):  # a read-only cache costs only the time of the next index
             write_tensors(cache, {"table": torch.from_numpy(table)})
-    return Shard(path, kind, split_of(posixpath.relpath(path, root)), table)
+    return Shard(path, kind, split_of(posixpath.relpath(path, root)), table, identity)
 
 
 def _identity(files: Any, path: str) -> str:

@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
+from cffa_hf.data.mapped_pages import MappedPages
 from cffa_hf.data.processes import ordered_map, processor_count
 from cffa_hf.files import new_file, replace_folder
 from cffa_hf.inputs.processor import encode_captions
@@ -43,6 +44,7 @@ class TokenIds:
         self._parts = list(parts)
         self._files = list(files)
         self._starts = np.cumsum([0, *(len(ends) - 1 for ends, _ in parts)])
+        self._pages = MappedPages([ids for _, ids in parts])
 
     @classmethod
     def from_files(cls, files: Sequence[Path]) -> "TokenIds":
@@ -59,6 +61,7 @@ class TokenIds:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         ends, ids = self._parts[part]
         place = index - self._starts[part]
+        self._pages.count_read()
         return ids[ends[place] : ends[place + 1]].tolist()
 
 

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from cffa_hf.data.layouts import LAYOUTS
 from cffa_hf.data.loading import Place
 from cffa_hf.data.rows import RowError
@@ -22,6 +20,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.files import new_folder, write_text
 from cffa_hf.inputs.captions import clean_caption
 from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
+from cffa_hf.progress import progress_bar
 
 CHANGES = "fixed.jsonl"
 """The list of changes; no layout takes it for annotations."""
@@ -180,7 +179,7 @@ class _Copy:
             raw = read_raw_file(self.original, file, self._note_damaged)
             seen: dict[str, int] = {}
             kept = []
-            for entry in tqdm(raw.entries, desc=f"selecting {file.name}", disable=not progress, leave=False):
+            for entry in progress_bar(raw.entries, desc=f"selecting {file.name}", disable=not progress, leave=False):
                 row, image = entry.row, raw.image_of(entry)
                 each = self._corrected(raw, entry)
                 if each is None:
@@ -198,7 +197,7 @@ class _Copy:
     def write(self, link: bool, progress: bool) -> None:
         """Copy the images, and write the annotation files until nothing in them is refused."""
         wanted = {each.name: each.source for kept in self.kept for each in kept}
-        for name, source in tqdm(wanted.items(), desc="copying images", disable=not progress, leave=False):
+        for name, source in progress_bar(wanted.items(), desc="copying images", disable=not progress, leave=False):
             (self.target / name).parent.mkdir(parents=True, exist_ok=True)
             if link:
                 os.link(os.path.realpath(self.images / source), self.target / name)

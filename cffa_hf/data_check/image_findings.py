@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from cffa_hf.data.checks import failure_reason
 from cffa_hf.data.leaks import ImagePrints, compare_splits, image_print
@@ -30,6 +29,7 @@ from cffa_hf.data_check.findings import (
 from cffa_hf.data_check.opening import OpenRows
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.inputs.images import IMAGE_SUFFIXES
+from cffa_hf.progress import progress_bar
 
 _AT_ONCE = 512
 
@@ -118,7 +118,7 @@ def _examined(
 ) -> Iterator[tuple[PersonRow, str, tuple[bytes, np.ndarray] | None]]:
     """Read each image once, in several threads, and yield its row and what `examine_image` returns."""
     total = sum(images for _, images, _ in report.splits.values())
-    bar = tqdm(total=total, desc="checking images", unit="image", disable=not progress, leave=False)
+    bar = progress_bar(total=total, desc="checking images", unit="image", disable=not progress, leave=False)
     rows = iter(divided)
     pool = ThreadPoolExecutor(workers or processor_count())
     try:

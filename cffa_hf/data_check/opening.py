@@ -17,7 +17,7 @@ from cffa_hf.data.loading import Place, load_person_dataset, read_dataset
 from cffa_hf.data.own_data import assign_splits, read_folder
 from cffa_hf.data.row_cache import write_rows, written_rows
 from cffa_hf.data.rows import PersonRow
-from cffa_hf.data.shard_reading import read_shard_rows
+from cffa_hf.data.shard_rows import read_shard_rows
 from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.data_check.findings import COUNTS, LEFT_OUT, Report
 

@@ -1,7 +1,7 @@
 """The split that is evaluated, divided as the checkpoint's training did, and what it shares with that training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class EvaluationSplit:
         division: How its people were divided, in a sentence.
         shared: `role`, `people` and `images` that it shares with what the checkpoint has seen, one entry a role; empty:
             nothing; None: what the checkpoint has seen is not recorded.
+        unrecorded: `role`, `dataset` and `images` of what the checkpoint has seen without a record of its people.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class EvaluationSplit:
     rendered: bool
     division: str
     shared: list[dict[str, Any]] | None
+    unrecorded: list[dict[str, Any]]
 
 
 def load_split(
@@ -83,5 +85,11 @@ def load_split(
         if known is record:
             marks = [part.to_dict() for part in shared]
     return EvaluationSplit(
-        Path(str(data_args.dataset)).name, split, data[split], rendered, data.division.sentence, marks
+        Path(str(data_args.dataset)).name,
+        split,
+        data[split],
+        rendered,
+        data.division.sentence,
+        marks,
+        [asdict(part) for part in record.unrecorded] if record is not None else [],
     )

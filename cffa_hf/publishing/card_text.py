@@ -268,7 +268,8 @@ def division_sentence(recorded: Any) -> str:
 
 def shared_sentences(measured: list[dict[str, Any]]) -> list[str]:
     """Say of each measured split what it shares with the checkpoint's training, if anything."""
-    found = [(part["split"], shared_sentence(part)) for part in measured if part.get("shared")]
+    told = [part for part in measured if part.get("shared") or part.get("unrecorded")]
+    found = [(part["split"], shared_sentence(part)) for part in told]
     return [f"{escape(split)}: {escape(sentence)}" for split, sentence in found if sentence]
 
 

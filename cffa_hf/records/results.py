@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cffa_hf.checkpoints.provenance import Checkpoint
+from cffa_hf.data.seen import Unrecorded
 from cffa_hf.errors import InputError
 from cffa_hf.files import write_text
 from cffa_hf.json_files import read_json
@@ -205,12 +206,28 @@ def paired_entry(theirs: tuple[MatchRanks, MatchRanks], ours: tuple[MatchRanks, 
 
 
 def shared_sentence(entry: Mapping[str, Any]) -> str:
-    """Say what a measured split shares with the checkpoint's training; empty if it shares nothing.
+    """Say what a measured split shares with the checkpoint's training, and of what that is unknown; empty if it shares nothing.
 
     Args:
         entry: Of `results.json`; entries of older versions have no record.
     """
-    shared = entry.get("shared")
+    return " ".join(filter(None, [_shared(entry.get("shared")), _unrecorded(entry.get("unrecorded"))]))
+
+
+def _unrecorded(parts: Any) -> str:
+    """Say of what it cannot be found out whether it is shared."""
+    names = []
+    for part in parts if isinstance(parts, list) else []:
+        try:
+            names.append(str(Unrecorded(str(part["role"]), str(part["dataset"]), int(part["images"]))))
+        except (TypeError, KeyError, ValueError):
+            continue
+    if not names:
+        return ""
+    return f"UNKNOWN whether its people are among {' and '.join(names)}: who is in them is not recorded."
+
+
+def _shared(shared: Any) -> str:
     if shared == []:
         return ""
     if not isinstance(shared, list):

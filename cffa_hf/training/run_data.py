@@ -9,12 +9,13 @@ from cffa_hf.arguments.data import SetSource, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.training import CFFATrainingArguments
 from cffa_hf.data.checks import check_images
+from cffa_hf.data.columns import caption_batches
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.mixture import Mixture, join_sets
-from cffa_hf.data.seen import SeenData, read_seen, seen_by_run
+from cffa_hf.data.seen import RECORDED_IMAGES, SeenData, SeenSplit, read_seen, seen_by_run
 from cffa_hf.data.shard_reading import iterate
 from cffa_hf.data.shards import ShardFolder, open_shards
 from cffa_hf.errors import InputError
@@ -65,7 +66,8 @@ class RunData:
     def captions(self) -> Iterator[str]:
         """Read the captions of the train split, or the first ones of a stream."""
         if self.shards is None:
-            yield from (caption for captions in self.data["train"]["captions"] for caption in captions)
+            for lists in caption_batches(self.data["train"]):
+                yield from lists.flatten().to_pylist()
             return
         for _, sample in zip(range(TOKENIZER_SAMPLES), iterate(self.shards), strict=False):
             yield from sample.captions
@@ -119,8 +121,18 @@ def read_run_data(data_args: TrainingDataArguments, args: CFFATrainingArguments)
             for part in found.parts:
                 check_images(part.data)
                 if args.should_save and len(part.data) > 1:
-                    warn_of_leaks(part.data)
+                    _compare_splits(part)
     return found
+
+
+def _compare_splits(part: DataPart) -> None:
+    """Warn of what two splits share; splits of millions of images are not compared, and the log says so."""
+    if (images := sum(map(len, part.data.values()))) > RECORDED_IMAGES:
+        logger.warning(
+            f"{part.name}: its splits have {images:,} images, too many to look for images that are in two of them."
+        )
+        return
+    warn_of_leaks(part.data)
 
 
 def _read(data_args: TrainingDataArguments) -> RunData:
@@ -239,12 +251,22 @@ def seen_of(
         "allow_shared_people": data_args.allow_shared_people,
         "selected_on": data_args.select_on,
     }
+    streamed = None
+    if (shards := found.shards) is not None:
+        logger.warning(
+            "what a stream shows is not recorded image by image: evaluations will say that it is unknown whether their people "
+            "were in it"
+        )
+        streamed = SeenSplit(fingerprint=shards.fingerprint, people={}, unrecorded=shards.samples)
     if len(found.parts) == 1:
         part = found.parts[0]
-        return seen_by_run(part.data, part.name, part.rendered, start=start, resumed=resumed, **settings)
+        return seen_by_run(
+            part.data, part.name, part.rendered, start=start, resumed=resumed, streamed=streamed, **settings
+        )
     seen = None if resumed is not None else start
-    for part in found.parts:
-        seen = seen_by_run(part.data, part.name, part.rendered, start=seen, **settings)
+    for number, part in enumerate(found.parts):
+        train = None if number else streamed
+        seen = seen_by_run(part.data, part.name, part.rendered, start=seen, streamed=train, **settings)
     assert seen is not None
     if resumed is not None:
         _compare(resumed, seen, [part.name for part in found.parts])

@@ -1,12 +1,14 @@
 """`cffa-hf index` and `cffa-hf search`, on a tiny checkpoint."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cffa_hf.cli import main
 from cffa_hf.inputs.images import read_image
+from tests.shards import write_shards
 from tests.tiny import person_rows, tiny_model, tiny_processor
 
 
@@ -45,6 +47,21 @@ def test_a_gallery_knows_its_model(world, gallery, capsys, tmp_path):
     assert Image.open(tmp_path / "found.png").width > 100
     assert main(["search", str(gallery), "red", "--minimum-score", "1"]) == 0
     assert "no image passes" in capsys.readouterr().out
+
+
+def test_shards_are_indexed_by_the_same_command(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_shards(tmp_path / "shards", (2, 3, 1), ids=True)
+    words = ["index", str(tmp_path / "shards"), str(tmp_path / "gallery"), "--checkpoint", str(world / "model")]
+    assert main(words) == 0
+    assert main(words) == 0  # again, from the rows that the first time has cached
+    assert capsys.readouterr().out.count("6 images in") == 2
+    where = ["--where", "file_path=train-001.parquet/2", "--minimum-score", "-1", "--json"]
+    assert main(["search", str(tmp_path / "gallery"), "a red shirt", *where]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert Path(found["path"]).read_bytes() == person_rows(6, 1, first_id=0)[4]["image"]["bytes"]
+    assert main([*words, "--metadata", "some.csv"]) == 2
+    assert "--metadata goes with image files" in capsys.readouterr().err
 
 
 def test_a_folder_of_images_is_ranked_too(world, gallery, capsys):

@@ -1,6 +1,7 @@
 """What a checkpoint has seen: divisions are repeated, shared people are found, whatever they are called."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.rows import SPLITS
 from cffa_hf.data.seen import (
     SeenData,
+    SeenSplit,
+    Unrecorded,
     dataset_fingerprint,
     read_seen,
     seen_by_run,
@@ -23,6 +26,7 @@ from cffa_hf.data.seen import (
 )
 from cffa_hf.errors import InputError
 from cffa_hf.names import SEEN_RECORD
+from cffa_hf.records.results import shared_sentence
 
 
 def write_people(folder: Path, people: int = 10, images: int = 2, name: str = "p{:03d}", columns=None) -> Path:
@@ -212,3 +216,26 @@ def test_a_split_of_very_many_images_is_recorded_by_its_fingerprint_alone(tmp_pa
         changed = rows.map(lambda row, place: {column: value if place == 3 else row[column]}, with_indices=True)  # noqa: B023
         other = seen_dataset(PersonDatasetDict({**data, "train": changed}, data.division), "people", False)
         assert other.splits["train"].fingerprint != record.splits["train"].fingerprint
+
+
+def test_what_is_not_recorded_is_said_to_be_unknown(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("cffa_hf.data.seen.RECORDED_IMAGES", 5)
+    data = load_person_dataset(write_people(tmp_path / "people"), validation_identities=1, test_identities=1)
+    streamed = SeenSplit(fingerprint="0" * 16, people={}, unrecorded=5_000_000)
+    stream = seen_by_run(PersonDatasetDict({}, data.division), "shards", False, streamed=streamed)
+    record = SeenData(datasets=[*stream.datasets, seen_dataset(data, "people", False)])
+    record.write(tmp_path)
+    again = read_seen(tmp_path)
+    assert again is not None
+    told = [Unrecorded("trained", "shards", 5_000_000), Unrecorded("trained", "people", len(data["train"]))]
+    assert again.unrecorded == told
+    caplog.clear()
+    seen_by_run(data, "people", False, start=stream)
+    assert "among 5,000,000 images of shards that the checkpoint was trained on is unknown" in caplog.text
+    entry = {"shared": [], "unrecorded": [asdict(part) for part in told]}
+    assert "UNKNOWN whether its people are among 5,000,000 images of shards" in shared_sentence(entry)
+    assert shared_sentence({"shared": [], "unrecorded": []}) == ""
+    earlier = SeenData.model_validate(
+        {"datasets": [{"name": "s", "rendered": False, "division": data.division, "splits": {}}]}
+    )
+    assert earlier.unrecorded == [Unrecorded("trained", "s", 0)]  # a stream, as it was recorded before

@@ -12,12 +12,15 @@ from cffa_hf.data.leaks import find_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.own_data import contain_images
 from cffa_hf.data.pairs import ImageDataset
+from cffa_hf.data.rows import divide_identities
 from cffa_hf.data.seen import image_digests
-from cffa_hf.data.shard_reading import ShardReader, load_shards
+from cffa_hf.data.shard_reading import ShardReader
+from cffa_hf.data.shard_rows import load_shards
 from cffa_hf.data.shards import open_shards, split_of
 from cffa_hf.errors import InputError
 from cffa_hf.inputs.packed import read_packed, tar_member_path
 from cffa_hf.publishing.dataset import write_dataset_folder
+from tests.hub_server import Repository, running_hub
 from tests.shards import write_parquet, write_shards, write_tar
 from tests.tiny import IMAGE_SIZE, person_rows
 
@@ -210,6 +213,35 @@ def test_data_of_others_cannot_name_parts_of_files_elsewhere(tmp_path):
         contain_images(images, "x", [])
 
 
+def test_rows_are_cached_until_a_shard_is_another_one(tmp_path, monkeypatch):
+    write_shards(tmp_path / "data", (7, 3), ids=True)
+    first = load_shards(tmp_path / "data", **ALL)["train"]
+    assert first.cache_files  # memory-mapped
+    assert first["person_id"][:] == [*range(7), 7, 8, 9]
+    assert first["file_path"][6:8] == ["train-000.tar/6", "train-001.parquet/0"]
+    monkeypatch.setattr("cffa_hf.data.shard_rows._make_part", None)
+    assert load_shards(tmp_path / "data", **ALL)["train"].to_list() == first.to_list()
+    monkeypatch.undo()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_tar(tmp_path / "data" / "train-000.tar", ROWS[:5], ids=False)
+    again = load_shards(tmp_path / "data", **ALL)["train"]
+    assert again["captions"][:5] == [row["captions"] for row in ROWS[:5]]
+    assert again["person_id"][:] == [10, 11, 12, 13, 14, 7, 8, 9]  # those without identity after the others
+
+
+def test_shards_are_divided_as_rows_are(tmp_path):
+    rows = person_rows(30, 2, first_id=0)
+    write(tmp_path / "0.tar", rows.to_list())
+    data = load_shards(tmp_path, validation_identities=4, test_identities=None, seed=3)
+    expected = divide_identities(range(30), 4, 3, 3)
+    for split, part in data.items():
+        assert part["person_id"][:] == [person for person in rows["person_id"] if expected[person] == split]
+    assert data.division.identities == {"train": 23, "validation": 4, "test": 3}
+    assert data.division.how == "divided"
+    with pytest.raises(InputError, match="too few to take 20 for validation and 20 for test"):
+        load_shards(tmp_path, validation_identities=20, test_identities=20)
+
+
 def test_shards_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="there are no shards"):
         open_shards(tmp_path)
@@ -221,6 +253,42 @@ def test_shards_that_are_not_there(tmp_path):
     pq.write_table(pa.table({"image": [b""], "caption": ["x"]}).slice(0, 0), tmp_path / "0.parquet")
     with pytest.raises(InputError, match="1 shard hold no sample"):
         open_shards(tmp_path)
+
+
+def everything(source) -> list[tuple[bytes | None, list[str]]]:
+    reader = ShardReader(open_shards(source))
+    try:
+        samples = [reader.read(number) for number in range(reader.folder.samples)]
+    finally:
+        reader.close()
+    return [(sample.image, sample.captions) for sample in samples]
+
+
+EXPECTED = [(row["image"]["bytes"], row["captions"]) for row in ROWS]
+
+
+def test_shards_behind_urls_are_those_of_a_folder(tmp_path):
+    write(tmp_path / "set" / "0.tar", ROWS[:6])
+    write(tmp_path / "set" / "1.parquet", ROWS[6:])
+    fsspec.filesystem("memory").put(str(tmp_path / "set"), "/urls/set", recursive=True)
+    assert everything(tmp_path / "set") == EXPECTED
+    assert everything(f"file://{tmp_path}/set") == EXPECTED
+    assert everything("memory://urls/set") == EXPECTED
+
+
+def test_shards_of_the_hub_are_those_of_a_folder(tmp_path, monkeypatch):
+    write(tmp_path / "0.tar", ROWS[:6])
+    write(tmp_path / "1.parquet", ROWS[6:])
+    with running_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        repository = hub.repositories["datasets", "me/people"] = Repository()
+        files = {f"data/train-{path.name}": path.read_bytes() for path in (tmp_path / "0.tar", tmp_path / "1.parquet")}
+        repository.commit("main", files, "Shards")
+        assert everything("hf://datasets/me/people") == EXPECTED
 
 
 def test_remote_parquet_is_read_with_ranges():

@@ -149,18 +149,26 @@ def record_of(folder: Path) -> dict:
 
 
 def test_several_sets_train_together_and_another_one_is_evaluated(people, shards, tmp_path, capsys):
-    sets = {"people": 2, str(shards): {"weight": 0.5, "validation_identities": 0, "test_identities": 0}}
+    folder = people.parent / "MALS"
+    (folder / "gene_crop").mkdir(parents=True)
+    entries = []
+    for row in person_rows(16, 1, first_id=70):
+        (folder / "gene_crop" / row["file_path"]).write_bytes(row["image"]["bytes"])
+        entries.append({"image": f"gene_crop/{row['file_path']}", "caption": row["captions"][0]})
+    (folder / "g_0_attrs.json").write_text(json.dumps(entries))
+    sets = {"people": 2, str(shards): {"weight": 0.5, "validation_identities": 0, "test_identities": 0}, "mals": 1.0}
     changes = {"datasets": json.dumps(sets), "dataset_root": people.parent, "eval_dataset": "people"}
     main(words_of(tmp_path / "run", None, **changes, check_images="true"))
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     record = record_of(tmp_path / "run")
-    assert record["dataset"]["name"] == "people+shards"
-    assert list(record["dataset"]["weights"].values()) == [2.0, 0.5]
+    assert record["dataset"]["name"] == "people+shards+mals"
+    assert list(record["dataset"]["weights"].values()) == [2.0, 0.5, 1.0]
     assert str(shards.parent) not in json.dumps(record)  # no path of this machine
     assert any("eval_rank1" in entry for entry in state["log_history"])
-    assert state["global_step"] == (2 * 48 + 50) // 8
+    assert state["global_step"] == (2 * 48 + 50 + 16) // 8
     seen = read_seen(tmp_path / "run")
-    assert [sorted(each.splits) for each in seen.datasets] == [["train"], ["train"], ["validation"]]
+    assert [sorted(each.splits) for each in seen.datasets] == [["train"], ["train"], ["train"], ["validation"]]
+    assert seen.unrecorded == []
 
 
 @pytest.mark.parametrize(
