@@ -220,8 +220,8 @@ class _Copy:
         for finding in found.findings:
             if finding.severity == "error":
                 if finding.row is None or finding.file is None:
-                    message = finding.message.replace(str(self.partial), str(self.folder))
-                    raise InputError(f"What is left without the rows that cannot be used is no dataset: {message}")
+                    reason = finding.message.replace(str(self.partial), str(self.folder)).rstrip(".")
+                    raise InputError(f"What is left without the rows that cannot be used is no dataset ({reason}).")
                 refused.setdefault(finding.file, {}).setdefault(finding.row, finding)
         left = 0
         for index, raw in enumerate(self.files):
