@@ -48,6 +48,8 @@ def open_gallery(arguments: argparse.Namespace) -> Gallery:
         InputError: If it cannot be opened, or there is no model.
     """
     folder, saved = arguments.gallery, (arguments.gallery / HEADER).is_file()
+    if not folder.exists():
+        raise InputError(f"{folder}: there is no such folder; name a folder of images, or what cffa-hf index wrote.")
     recorded = read_header(folder) if saved else {}
     name = arguments.checkpoint or recorded.get("checkpoint")
     if not isinstance(name, str):

@@ -211,6 +211,11 @@ def test_demo_data_are_rendered_and_the_upper_bound_told(capsys, tmp_path):
     assert "Rank-1" in shown
 
 
+def test_a_gallery_that_is_not_there_is_no_folder_of_images(capsys, tmp_path):
+    assert main(["search", str(tmp_path / "absent"), "red"]) == 2
+    assert "absent: there is no such folder; name a folder" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_runs_as_a_process(people):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
