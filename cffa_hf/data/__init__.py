@@ -14,11 +14,12 @@ files), large_sets.py.
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.checks import check_images
 from cffa_hf.data.collator import PairCollator, TrainingTransform
+from cffa_hf.data.digests import dataset_fingerprint
 from cffa_hf.data.division import Division, PersonDatasetDict
 from cffa_hf.data.leaks import find_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.pairs import CaptionDataset, ImageDataset, PairDataset
-from cffa_hf.data.seen import SeenData, dataset_fingerprint, read_seen
+from cffa_hf.data.seen import SeenData, read_seen
 
 __all__ = [
     "CaptionDataset",

@@ -142,11 +142,7 @@ def write_demo_dataset(
         InputError: If the layout is unknown, a number is too small, or the folder holds a dataset that is not a demo.
     """
     spec = get_layout(layout)
-    if min(identities) < 0 or sum(identities) == 0 or images_per_identity < 1 or seed < 0:
-        raise InputError(
-            f"a demo of {identities} identities, {images_per_identity} images each and seed {seed} cannot be drawn; "
-            "give at least one identity and one image, and no negative number."
-        )
+    _check_numbers(identities, images_per_identity, seed)
     folder = Path(root) / spec.folder
     parameters = {
         "generator": "cffa_hf demo",
@@ -171,6 +167,14 @@ def write_demo_dataset(
                 flush(directory)
         _write_tables(folder, spec, images)
     return folder
+
+
+def _check_numbers(identities: tuple[int, int, int], images_per_identity: int, seed: int) -> None:
+    if min(identities) < 0 or sum(identities) == 0 or images_per_identity < 1 or seed < 0:
+        raise InputError(
+            f"a demo of {identities} identities, {images_per_identity} images each and seed {seed} cannot be drawn; "
+            "give at least one identity and one image, and no negative number."
+        )
 
 
 def plan(layout: str, *, identities: tuple[int, int, int], images_per_identity: int, seed: int) -> list[DemoImage]:
