@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 from cffa_hf.checkpoints.conversion import Conversion, convert, is_weights_file, summary
 from cffa_hf.checkpoints.tokenizer import CLIP_VOCABULARY, load_tokenizer, vocabulary_size
 from cffa_hf.errors import InputError
-from cffa_hf.files import new_folder, write_text
+from cffa_hf.files import check_free, new_folder, write_text
 from cffa_hf.inputs.processor import build_processor
 
 
@@ -55,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: If OUT is in use, or as in `convert`.
     """
     out = Path(arguments.out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(f"{out} exists and is not empty: give a new folder.")
+    check_free(out)
     image_size = tuple(arguments.image_size) if arguments.image_size else None
     conversion = convert(
         arguments.source,
