@@ -139,8 +139,7 @@ def new_folder(target: str | Path, *, over: bool = False, remedy: str = "choose 
     partial = target.with_name(f".{target.name}.unfinished")
     try:
         with folder_lock(target):
-            if target.is_file() or (not over and target.is_dir() and any(target.iterdir())):
-                raise InputError(f"{target} exists and is not empty; give a new folder.")
+            _refuse_used(target, over)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             remember(partial)
@@ -156,6 +155,16 @@ def new_folder(target: str | Path, *, over: bool = False, remedy: str = "choose 
         if not _is_of_writing(error):
             raise
         raise _unwritable(target, error, remedy) from error
+
+
+def check_free(target: str | Path) -> None:
+    """Refuse, before long work, a target that `new_folder` would refuse after it.
+
+    Raises:
+        InputError: If something is there, or another program writes it.
+    """
+    with folder_lock(target):
+        _refuse_used(Path(target))
 
 
 def complete(folder: str | Path) -> None:
@@ -268,6 +277,11 @@ def sweep(folder: Path) -> None:
         found = UNFINISHED.fullmatch(path.name)
         if found and path.is_file() and _is_dead(int(found["process"]), path):
             path.unlink(missing_ok=True)
+
+
+def _refuse_used(target: Path, over: bool = False) -> None:
+    if target.is_file() or (not over and target.is_dir() and any(target.iterdir())):
+        raise InputError(f"{target} exists and is not empty; give a new folder.")
 
 
 def _is_dead(process: int, path: Path) -> bool:

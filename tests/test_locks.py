@@ -1,5 +1,6 @@
 """One program at a time in a folder, by name; and a folder that vanishes is not made again."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ from cffa_hf.errors import InputError, RunStopped
 from cffa_hf.files import new_folder, write_text
 from cffa_hf.locks import folder_lock
 from tests.disks import Disk, disk  # noqa: F401
-from tests.processes import CONTEXT
 
 
 def fill(target, ready):
@@ -21,8 +21,9 @@ def fill(target, ready):
 
 
 def test_who_writes_a_folder_keeps_others_out_by_name_and_a_dead_one_does_not(tmp_path):
-    target, ready = tmp_path / "out", CONTEXT.Event()
-    process = CONTEXT.Process(target=fill, args=(target, ready))
+    context = multiprocessing.get_context("fork")
+    target, ready = tmp_path / "out", context.Event()
+    process = context.Process(target=fill, args=(target, ready))
     process.start()
     assert ready.wait(60)
     refusal = (

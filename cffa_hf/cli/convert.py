@@ -11,7 +11,7 @@ from cffa_hf.checkpoints.conversion import Conversion, convert, is_weights_file,
 from cffa_hf.checkpoints.opening import without_bars
 from cffa_hf.checkpoints.tokenizer import CLIP_VOCABULARY, load_tokenizer, vocabulary_size
 from cffa_hf.errors import InputError, visible
-from cffa_hf.files import new_folder, write_text
+from cffa_hf.files import check_free, new_folder, write_text
 from cffa_hf.inputs.processor import build_processor
 
 
@@ -22,8 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: If OUT is in use, or as in `convert`.
     """
     out = Path(arguments.out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(f"{out} exists and is not empty: give a new folder.")
+    check_free(out)
     image_size = tuple(arguments.image_size) if arguments.image_size else None
     conversion = convert(
         arguments.source,

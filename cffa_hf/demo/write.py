@@ -156,15 +156,7 @@ def write_demo_dataset(
         _prepare_folder(folder, spec, parameters)
         remember(folder.absolute())
         images = plan(layout, identities=identities, images_per_identity=images_per_identity, seed=seed)
-        missing = [image for image in images if not (folder / "imgs" / image.file_path).is_file()]
-        directories = sorted({(folder / "imgs" / image.file_path).parent for image in images})
-        for directory in directories:
-            directory.mkdir(parents=True, exist_ok=True)
-            sweep(directory)
-        if missing:
-            _render_all(missing, folder / "imgs", seed, workers)
-            for directory in (*directories, folder / "imgs"):
-                flush(directory)
+        _render_missing(images, folder / "imgs", seed, workers)
         _write_tables(folder, spec, images)
     return folder
 
@@ -219,6 +211,19 @@ def _prepare_folder(folder: Path, spec: Layout, parameters: dict) -> None:
         shutil.rmtree(folder / "imgs", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(parameters, indent=2) + "\n")
+
+
+def _render_missing(images: list[DemoImage], folder: Path, seed: int, workers: int) -> None:
+    """Render the images that are not there, and have their names written to the disk."""
+    missing = [image for image in images if not (folder / image.file_path).is_file()]
+    directories = sorted({(folder / image.file_path).parent for image in images})
+    for directory in directories:
+        directory.mkdir(parents=True, exist_ok=True)
+        sweep(directory)
+    if missing:
+        _render_all(missing, folder, seed, workers)
+        for directory in (*directories, folder):
+            flush(directory)
 
 
 def _render_all(images: list[DemoImage], folder: Path, seed: int, workers: int) -> None:

@@ -62,6 +62,7 @@ class Scenario:
         prepare: Makes what else was there before.
         problem: Says what of the things that must be whole at any time is not, given the folder, and the old and the new
             state of it.
+        refuses_finished: Whether it refuses to begin where it has finished before.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Scenario:
     inputs: tuple[str, ...] = ()
     prepare: Callable[[Path], None] = lambda work: None
     problem: Callable[[Path, dict[str, Any], dict[str, Any]], str | None] = lambda work, old, new: None
+    refuses_finished: bool = False
 
 
 def write_inputs(folder: Path) -> None:
@@ -208,7 +210,13 @@ DEMO = ("demo-data", "out", "--identities", "12", "2", "6", "--images-per-identi
 
 SCENARIOS = (
     Scenario("demo-data", DEMO, (), problem=_whole_problem),
-    Scenario("convert", ("convert", "clip", "out", "--image-size", "64", "32"), ("clip",), problem=_out_problem),
+    Scenario(
+        "convert",
+        ("convert", "clip", "out", "--image-size", "64", "32"),
+        ("clip",),
+        problem=_out_problem,
+        refuses_finished=True,
+    ),
     Scenario("index, new", INDEX, ("images", "checkpoint"), problem=_gallery_problem),
     Scenario("index, up to date", INDEX, ("images", "checkpoint"), _change_images, _gallery_problem),
     Scenario("search with a sheet", SEARCH, ("images", "checkpoint"), _sheet_before, _out_problem),
@@ -228,7 +236,13 @@ SCENARIOS = (
         _dry_run_of_data_before,
         _out_problem,
     ),
-    Scenario("export", ("export", "checkpoint", "out", "--int8"), ("checkpoint",), problem=_out_problem),
+    Scenario(
+        "export",
+        ("export", "checkpoint", "out", "--int8"),
+        ("checkpoint",),
+        problem=_out_problem,
+        refuses_finished=True,
+    ),
     Scenario("caches of rows, ids, images", ("caches",), ("data", "large"), problem=_out_problem),
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 DRAWN = ((re.compile(r"data-[0-9a-f]{16}"), "data-X"), (re.compile(r"[0-9a-f]{8}-index\.faiss"), "X-index.faiss"))
 TIMES = re.compile(r"runtime|per_second|seconds|_time$|time_share")
-# Their content holds times or the order in which things came; what they are for is compared elsewhere. `.ses` is a file that
+# Their content holds times or the order in which things came; what they are for is compared elsewhere. `.ses` is what
 # onnxruntime keeps in the folder for temporary files.
 PRESENCE = re.compile(
     r"training_args\.bin|optimizer\.pt|scheduler\.pt|rng_state.*|X-index\.faiss|vectors\.float16|.*\.lock|\.ses"
