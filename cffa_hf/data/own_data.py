@@ -30,7 +30,7 @@ from cffa_hf.data.rows import (
     rows_to_dataset,
     validate_rows,
 )
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +151,8 @@ def read_metadata(file: Path) -> Iterator[Any]:
                 yield from _read_csv(lines, file)
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file}: the file cannot be read ({error}); write it again.") from error
+    except (OSError, pa.ArrowException, OverflowError) as error:  # a date of no year, in whichever column
+        raise InputError(f"{file}: the file cannot be read ({one_line(error, 200)}); write it again.") from error
 
 
 def _read_json_lines(lines: Any, file: Path) -> Iterator[Any]:
