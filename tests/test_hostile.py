@@ -61,6 +61,27 @@ def test_settings_that_no_run_can_have_are_refused_at_once(tmp_path, name, value
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("value", ["0x" + "f" * 9000, '"\\0"', '"\\ud800"', "[0x" + "f" * 9000 + "]"])
+def test_values_of_a_config_that_are_none(tmp_path, value):
+    (tmp_path / "a.yaml").write_text(f"dataset: x\nrun_name: {value}\n")
+    with pytest.raises(InputError, match="sets run_name to a") as error:
+        parse_arguments(["--config", str(tmp_path / "a.yaml"), "--output_dir", str(tmp_path)])
+    one_sentence(error)
+
+
+def test_a_date_of_no_year_in_a_column_that_nobody_reads(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = person_rows(1, 1)[0]
+    (tmp_path / "0.png").write_bytes(row["image"]["bytes"])
+    table = pa.table({"file_name": ["0.png"], "caption": ["a red coat"], "person_id": [1]})
+    pq.write_table(table.append_column("taken", pa.array([2**62], pa.timestamp("us"))), tmp_path / "metadata.parquet")
+    with pytest.raises(InputError, match=r"metadata\.parquet: the file cannot be read") as error:
+        load_person_dataset(tmp_path)
+    one_sentence(error)
+
+
 def test_an_image_size_of_a_million_is_refused(tmp_path):
     words = ["--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true", "--image_size", "1000000", "64"]
     with pytest.raises(InputError, match="image_size must be from 1 to 8,192, got 1,000,000"):

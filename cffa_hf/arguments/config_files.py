@@ -138,6 +138,10 @@ def config_value(path: Path, action: argparse.Action, hint: Any, value: Any) -> 
         InputError: If a list stands where one value is wanted, or the other way round, a value has the wrong type, or
             there is none where one is needed.
     """
+    if any(
+        isinstance(item, int) and item.bit_length() > 1024 for item in (value if isinstance(value, list) else [value])
+    ):
+        raise InputError(f"the config {path} sets {action.dest} to a number of hundreds of digits; correct it.")
     shown = "a value" if action.dest in SECRETS else repr(value)
 
     def convert(item: Any) -> Any:

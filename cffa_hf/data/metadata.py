@@ -68,7 +68,7 @@ def read_metadata(file: Path, refuse: Refuse = stop) -> Iterator[tuple[int, Any]
             yield from (_read_json_lines if file.suffix == ".jsonl" else _read_csv)(lines, file, refuse)
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, OverflowError) as error:  # a date of no year, in whichever column
         raise InputError(f"{file}: the file cannot be read ({one_line(error, 200)}); write it again.") from error
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cffa_hf.errors import InputError, one_line
+from cffa_hf.errors import InputError, is_text, one_line
 from cffa_hf.files import write_text
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.json_files import read_json
@@ -88,6 +88,8 @@ def read_header(folder: Path) -> dict[str, Any]:
         header = read_json(path)
         if not isinstance(header, dict) or header.get("format") not in (1, 2, FORMAT):
             raise ValueError("its format is unknown")
+        if not all(is_text(value) for value in header.values() if isinstance(value, str)):
+            raise ValueError("it names something that is no UTF-8 text")
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(folder, error) from error
     return header

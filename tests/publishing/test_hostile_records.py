@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
@@ -186,7 +187,9 @@ def test_values_of_another_kind_make_a_card_or_one_sentence(folder):
 def test_names_of_a_dataset_and_its_pictures_are_no_markup(folder, tmp_path, hostile):
     cards = []
     for name in (hostile, HARMLESS):
-        card = dataset_card({"train": CUHK_TEST, name: CUHK_TEST}, name, "owner/data", rendered=False, division=name)
+        card = dataset_card(
+            {"train": CUHK_TEST, name: CUHK_TEST}, name, "owner/data", rendered=False, division=f"By {name}"
+        )
         cards.append(str(card))
         assert read_notes(cards[-1], "card") == ""
     assert structure(ModelCard(cards[0]).text) == structure(ModelCard(cards[1]).text)
@@ -196,7 +199,11 @@ def test_names_of_a_dataset_and_its_pictures_are_no_markup(folder, tmp_path, hos
     for picture in (f"{file}-ranking.png", f"{file}-cmc.png"):
         (tmp_path / picture).write_bytes(b"")
     found = structure(ModelCard(card_of(tmp_path, RUN, RESULT)).text)
-    assert all("evil" not in str(each) and "javascript:" not in str(each) for each in found)
+    sources = [dict(attributes)["src"] for kind, attributes, _ in found if kind == "image"]
+    assert len(sources) == 1
+    assert re.fullmatch(r"[\w.%~-]*-ranking\.png", sources[0], re.ASCII)  # a file beside the card
+    links = {dict(attributes)["href"] for kind, attributes, _ in found if kind == "link_open"}
+    assert all(link.startswith("https://huggingface.co/") for link in links)
     html = [content for kind, _, content in found if kind == "html_block" and "<img" in content]
     assert len(html) == 1
     assert tags(html[0]) == [("img", ("src", "width", "alt"))]

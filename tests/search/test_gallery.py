@@ -383,7 +383,11 @@ def test_a_gallery_of_an_earlier_version_still_opens(embedder, folder, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"format": 7, "paths": []}', '{"format": 1, "paths": ["a"]}', "[" * 10**5]
+    "content",
+    [
+        *("", "[]", '{"format": 7, "paths": []}', '{"format": 1, "paths": ["a"]}', "[" * 10**5),
+        *('{"format": 3, "relative_root": "\\ud800"}', '{"format": ' + "9" * 5000 + "}"),
+    ],
 )
 def test_a_broken_header_is_refused(embedder, folder, tmp_path, content):
     Gallery.from_folder(embedder, folder, tmp_path / "saved", progress=False)
