@@ -7,7 +7,8 @@ from typing import Any
 from cffa_hf.arguments.evaluation import EvaluationArguments, parse_evaluation_arguments
 from cffa_hf.checkpoints.provenance import Checkpoint, open_checkpoint
 from cffa_hf.command_line import run_guarded
-from cffa_hf.data.seen import dataset_fingerprint, read_seen
+from cffa_hf.data.fingerprints import dataset_fingerprint
+from cffa_hf.data.seen import read_seen
 from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.evaluation.slices import query_groups, slice_metrics
 from cffa_hf.evaluation.split import EvaluationSplit, load_split

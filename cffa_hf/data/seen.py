@@ -4,15 +4,9 @@ The record lies in `seen.json`. An evaluation divides the data as the training d
 not kept from it.
 """
 
-import hashlib
-import json
 import logging
-import os
-import stat
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +15,11 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, Field, ValidationError
 
-from cffa_hf.data.columns import captions_digest, column_array, table_parts
 from cffa_hf.data.division import Division, PersonDatasetDict
+from cffa_hf.data.fingerprints import dataset_fingerprint, image_digests, rows_fingerprint
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
-from cffa_hf.inputs.packed import read_packed
 from cffa_hf.names import SEEN_RECORD
 
 logger = logging.getLogger(__name__)
@@ -286,7 +279,7 @@ def seen_dataset(data: PersonDatasetDict, name: str, rendered: bool, selected_on
                 f"{name}: the {split} split has {len(rows):,} images, so its people are not recorded one by one, and "
                 "later it is not found out whether test people are among them."
             )
-            splits[str(split)] = SeenSplit(fingerprint=_rows_fingerprint(rows), people={}, unrecorded=len(rows))
+            splits[str(split)] = SeenSplit(fingerprint=rows_fingerprint(rows), people={}, unrecorded=len(rows))
             continue
         digests = image_digests(rows)
         people: dict[int, list[str]] = {}
@@ -343,21 +336,7 @@ def seen_by_run(
     if streamed is not None:
         own.splits["train"] = streamed
     if resumed is not None:
-        if resumed.selected_on != selected_on:
-            raise InputError(
-                f"{name}: the resumed run is chosen on {resumed.selected_on}: set select_on {resumed.selected_on}, or start a "
-                "new run in another output_dir."
-            )
-        before = resumed.datasets[-1].splits
-        for split in ("train", selected_on):
-            if (split in before) != (split in own.splits) or (
-                split in before and before[split].fingerprint != own.splits[split].fingerprint
-            ):
-                raise InputError(
-                    f"{name}: the {split} split is not the one that the resumed run was trained with (other people, "
-                    "images or captions): take the same data, split_seed and numbers of identities, or start a new run "
-                    "in another output_dir with init_from."
-                )
+        _check_resumed(resumed, own)
         return resumed
     if start is None:
         return SeenData(datasets=[own])
@@ -375,6 +354,25 @@ def seen_by_run(
                     "(its split_seed), other weights, or set allow_shared_people true, and every result is marked."
                 )
     return SeenData(datasets=[*start.datasets, own])
+
+
+def _check_resumed(resumed: SeenData, own: SeenDataset) -> None:
+    """Refuse other data, or another split that chooses, than those of the run that goes on."""
+    if resumed.selected_on != own.selected_on:
+        raise InputError(
+            f"{own.name}: the resumed run is chosen on {resumed.selected_on}: set select_on {resumed.selected_on}, or start a "
+            "new run in another output_dir."
+        )
+    before = resumed.datasets[-1].splits
+    for split in ("train", own.selected_on):
+        if (split in before) != (split in own.splits) or (
+            split in before and before[split].fingerprint != own.splits[split].fingerprint
+        ):
+            raise InputError(
+                f"{own.name}: the {split} split is not the one that the resumed run was trained with (other people, "
+                "images or captions): take the same data, split_seed and numbers of identities, or start a new run "
+                "in another output_dir with init_from."
+            )
 
 
 def unfair_parts(split: str, shared: Sequence[Shared], selected_on: str = "validation") -> list[Shared]:
@@ -408,67 +406,6 @@ def read_seen(source: str | Path | None) -> SeenData | None:
             f"{path}: the record of what the checkpoint has seen is damaged ({one_line(error, 120)}); take the one of "
             "its run, or another checkpoint."
         ) from error
-
-
-def image_digests(rows: Dataset, workers: int | None = None) -> list[str]:
-    """Return the BLAKE2b digest of each image file, hexadecimal.
-
-    Args:
-        rows: A split in the dataset form.
-        workers: Threads that read files.
-
-    A file that is missing has an empty digest: of the splits that are not evaluated not all images need be there.
-    """
-    digests: list[str] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in rows.select_columns(["image"]).iter(batch_size=1024):
-            digests += pool.map(_image_digest, batch["image"])
-    return digests
-
-
-def _image_digest(image: dict[str, Any] | None) -> str:
-    if image is not None and image["bytes"] is not None:
-        return hashlib.blake2b(image["bytes"]).hexdigest()
-    try:
-        path = str((image or {}).get("path"))
-        if (packed := read_packed(path)) is not None:
-            return hashlib.blake2b(packed).hexdigest()
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return ""
-        return _file_digest(path, status.st_size, status.st_mtime_ns)
-    except OSError:
-        return ""
-
-
-@lru_cache(maxsize=2**18)
-def _file_digest(path: str, size: int, time: int) -> str:
-    """Read a file once, as long as its size and time are the same."""
-    return hashlib.blake2b(Path(path).read_bytes()).hexdigest()
-
-
-def dataset_fingerprint(rows: Dataset, digests: Iterable[str] | None = None) -> str:
-    """Return 16 hexadecimal digits that stand for identities, captions and image files of a split, in their order.
-
-    Args:
-        rows: A split in the dataset form.
-        digests: Of its images, if they are known.
-    """
-    digest = hashlib.sha256()
-    texts = rows.select_columns(["captions", "person_id"])
-    for row, image in zip(texts, image_digests(rows) if digests is None else digests, strict=True):
-        digest.update(bytes.fromhex(image))
-        digest.update(json.dumps([row["person_id"], row["captions"]], ensure_ascii=False).encode())
-    return digest.hexdigest()[:16]
-
-
-def _rows_fingerprint(rows: Dataset) -> str:
-    """Return 16 hexadecimal digits that stand for identities, captions and image names of a split, in their order."""
-    digest = hashlib.sha256(captions_digest(rows).encode())
-    digest.update(column_array(rows, "person_id").tobytes())
-    for part in table_parts(rows, ["file_path"], 4096):
-        digest.update("\0".join(part.column(0).to_pylist()).encode())
-    return digest.hexdigest()[:16]
 
 
 def _people_by_digest(data: Mapping[str, Dataset], digests: Mapping[str, list[str]]) -> dict[str, set[int]]:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cffa_hf.data.division import PersonDatasetDict
+from cffa_hf.data.fingerprints import dataset_fingerprint
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.rows import SPLITS
 from cffa_hf.data.seen import (
     SeenData,
     SeenSplit,
     Unrecorded,
-    dataset_fingerprint,
     read_seen,
     seen_by_run,
     seen_dataset,

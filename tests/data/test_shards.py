@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cffa_hf.data.checks import check_images
+from cffa_hf.data.fingerprints import image_digests
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.leaks import find_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.own_data import contain_images
 from cffa_hf.data.pairs import ImageDataset
 from cffa_hf.data.rows import divide_identities
-from cffa_hf.data.seen import image_digests
 from cffa_hf.data.shard_reading import ShardReader
 from cffa_hf.data.shard_rows import load_shards
 from cffa_hf.data.shards import open_shards, split_of
