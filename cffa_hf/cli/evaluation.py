@@ -10,7 +10,7 @@ from cffa_hf.arguments.evaluation import EvaluationArguments, EvaluationRun, par
 from cffa_hf.checkpoints.provenance import Checkpoint, open_checkpoint
 from cffa_hf.cli.parsers import asks_for_help, configured
 from cffa_hf.command_line import CommandParser, run_guarded
-from cffa_hf.data.digests import dataset_fingerprint
+from cffa_hf.data.fingerprints import dataset_fingerprint
 from cffa_hf.data.seen import read_seen
 from cffa_hf.evaluation.evaluator import RetrievalEmbeddings, RetrievalEvaluator
 from cffa_hf.evaluation.slices import query_groups, slice_metrics

@@ -15,8 +15,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, Field, ValidationError
 
-from cffa_hf.data.digests import dataset_fingerprint, image_digests, rows_fingerprint
 from cffa_hf.data.division import Division, PersonDatasetDict
+from cffa_hf.data.fingerprints import dataset_fingerprint, image_digests, rows_fingerprint
 from cffa_hf.data.rows import SPLITS, count
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_text
@@ -336,7 +336,7 @@ def seen_by_run(
     if streamed is not None:
         own.splits["train"] = streamed
     if resumed is not None:
-        _check_resumed(resumed, own, name, selected_on)
+        _check_resumed(resumed, own)
         return resumed
     if start is None:
         return SeenData(datasets=[own])
@@ -356,22 +356,22 @@ def seen_by_run(
     return SeenData(datasets=[*start.datasets, own])
 
 
-def _check_resumed(resumed: SeenData, own: SeenDataset, name: str, selected_on: str) -> None:
-    """Refuse data, or a split that chooses, that are not those of the run that goes on."""
-    if resumed.selected_on != selected_on:
+def _check_resumed(resumed: SeenData, own: SeenDataset) -> None:
+    """Refuse other data, or another split that chooses, than those of the run that goes on."""
+    if resumed.selected_on != own.selected_on:
         raise InputError(
-            f"{name}: the resumed run is chosen on {resumed.selected_on}: set select_on {resumed.selected_on}, or start a "
+            f"{own.name}: the resumed run is chosen on {resumed.selected_on}: set select_on {resumed.selected_on}, or start a "
             "new run in another output_dir."
         )
     before = resumed.datasets[-1].splits
-    for split in ("train", selected_on):
+    for split in ("train", own.selected_on):
         if (split in before) != (split in own.splits) or (
             split in before and before[split].fingerprint != own.splits[split].fingerprint
         ):
             raise InputError(
-                f"{name}: the {split} split is not the one that the resumed run was trained with (other people, images or "
-                "captions): take the same data, split_seed and numbers of identities, or start a new run in another "
-                "output_dir with init_from."
+                f"{own.name}: the {split} split is not the one that the resumed run was trained with (other people, "
+                "images or captions): take the same data, split_seed and numbers of identities, or start a new run "
+                "in another output_dir with init_from."
             )
 
 

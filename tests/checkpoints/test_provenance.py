@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from cffa_hf.checkpoints.provenance import open_checkpoint, read_selection, weights_digest
-from cffa_hf.data.digests import dataset_fingerprint
+from cffa_hf.data.fingerprints import dataset_fingerprint
 from cffa_hf.data.rows import FEATURES
 from cffa_hf.errors import InputError
 from cffa_hf.records.environment import package_versions

@@ -59,7 +59,7 @@ def small_parts(monkeypatch):
 def test_a_second_start_opens_what_the_first_has_read(tmp_path, cache, monkeypatch):
     file = write_set(tmp_path, 50)
     first = load(tmp_path)
-    monkeypatch.setattr("cffa_hf.data.row_cache._build", None)
+    monkeypatch.setattr("cffa_hf.data.row_cache._build", pytest.fail)
     assert load(tmp_path).to_list() == first.to_list()
     os.utime(file)  # the same content at another time
     assert load(tmp_path).to_list() == first.to_list()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cffa_hf.data.digests import dataset_fingerprint
 from cffa_hf.data.division import PersonDatasetDict
+from cffa_hf.data.fingerprints import dataset_fingerprint
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.rows import SPLITS
 from cffa_hf.data.seen import (

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cffa_hf.data.checks import check_images
-from cffa_hf.data.digests import image_digests
+from cffa_hf.data.fingerprints import image_digests
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.leaks import find_leaks
 from cffa_hf.data.loading import load_person_dataset

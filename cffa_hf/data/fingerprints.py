@@ -1,4 +1,4 @@
-"""Digests of images and fingerprints of splits: whether two of them are the same."""
+"""What stands for a split: digests of its image files, and of all that it holds."""
 
 import hashlib
 import json
