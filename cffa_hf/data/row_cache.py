@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -116,9 +117,13 @@ def _content_digest(file: Path, cache: Path) -> str:
     status = file.stat()
     name = hashlib.sha256(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:32]
     known = cache / f"{name}.digest"
-    if not known.is_file():
-        write_text(known, file_digest(file), remedy=REMEDY)
-    return known.read_text(encoding="utf-8")
+    with suppress(OSError, ValueError):
+        digest = known.read_text(encoding="utf-8")
+        if re.fullmatch("[0-9a-f]{64}", digest):
+            return digest
+    digest = file_digest(file)
+    write_text(known, digest, remedy=REMEDY)
+    return digest
 
 
 def _build(layout: Layout, folder: Path, files: list[tuple[str, Path]], check_files: bool, unfinished: Path) -> None:

@@ -1,12 +1,14 @@
 """One tiny file of each layout, and what is said of files that are not as they should be."""
 
+import io
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from cffa_hf.data import large_sets
+from cffa_hf.data import json_stream, large_sets
 from cffa_hf.data.layouts import LAYOUTS
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.errors import InputError
@@ -320,3 +322,23 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path, expected_counts):
     file = folder / "gene_attrs/g_i_g_a_43_attrs.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert len(load_person_dataset("mals", tmp_path)["train"]) == 3
+
+
+def test_lists_and_objects_are_counted_wherever_a_file_is_cut(monkeypatch, tmp_path):
+    values = ["a[{", 'q"', "\\", '\\"[', "]}", [[{"[": "{"}]], {"x": [["\\\\"]]}]
+    text = json.dumps(values).encode()
+    for deepest, refused in ((4, False), (3, True)):
+        monkeypatch.setattr(json_stream, "DEEPEST", deepest)
+        for size in range(1, len(text) + 1):
+            file = json_stream.ShallowFile(io.BytesIO(text), tmp_path / "a.json")
+            with pytest.raises(InputError, match="within each other") if refused else nullcontext():
+                while file.read(size):
+                    pass
+
+
+@pytest.mark.parametrize("name", ["mals", "luperson_mllm"])
+def test_a_file_that_is_nested_without_end_is_refused_at_once(tmp_path, name):
+    (path, *_), opening = FILES[name], "[" if name == "mals" else '{"a":'
+    write(name, tmp_path)
+    (tmp_path / LAYOUTS[name].folder / path).write_text(opening * 100_000)
+    assert "within each other" in failure(name, tmp_path)
