@@ -8,7 +8,7 @@ finished one is a file in the output folder and is not run again; another call g
     python benchmarks/pretraining.py --output outputs/pretraining
     python benchmarks/pretraining.py --quick --output outputs/pretraining-quick
 
-All share configs/methods/cffa.yaml and benchmarks/ablation.yaml.
+All share configs/methods/best.yaml and benchmarks/ablation.yaml.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from pathlib import Path
 import yaml
 from ablation import BASE, QUICK_PEOPLE, REPOSITORY, found_by_queries
 
-METHOD = REPOSITORY / "configs/methods/cffa.yaml"
+METHOD = REPOSITORY / "configs/methods/best.yaml"
 MANY, DEMO = (20_000, 0, 0), (1100, 50, 100)
 QUICK_MANY = (32, 0, 0)
 QUICK_SIZES = ["--hidden_size", "64", "--num_layers", "1"]
 CAPTIONS, DEMO_IMAGES = 2, 4
 BATCH, QUICK_BATCH = 64, 16
-PRETRAINING_EPOCHS, EPOCHS = 3, 9
+PRETRAINING_EPOCHS, EPOCHS = 1, 3
 MANY_SEED = 7
 
 
