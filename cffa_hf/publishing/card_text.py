@@ -130,6 +130,8 @@ def rank1_of(measured: list[dict[str, Any]]) -> tuple[dict[str, Any], float] | N
 def origin_sentence(record: dict[str, Any], spec: AnnotationFormat | None, rendered: bool) -> str:
     """Say which weights were trained and on which data."""
     method = "CFFA (Cross-Modal Fine-grained Feature Alignment)"
+    if departs_from_cffa(record):
+        method = f"other losses than those of {method}, which the settings below tell,"
     if not record:
         return f"It is a {method} model. The record of its training is not part of this publication."
     start = record.get("init_from")
@@ -137,6 +139,17 @@ def origin_sentence(record: dict[str, Any], spec: AnnotationFormat | None, rende
     base = f"[{escape(hub)}](https://huggingface.co/{hub})" if hub else f"the checkpoint {code(start)}"
     made = f"It is {base}, fine-tuned with {method}" if start else f"It was trained from random weights with {method}"
     return f"{made} on {dataset_phrase(mapping(record.get('dataset')).get('name'), spec, rendered)}."
+
+
+def departs_from_cffa(record: dict[str, Any]) -> bool:
+    """Say whether a run was trained with another alignment loss, or without local features."""
+    changed = record.get("settings")
+    values = {
+        str(setting.get("name")): setting.get("value")
+        for setting in (changed if isinstance(changed, list) else [])
+        if isinstance(setting, dict)
+    }
+    return values.get("alignment_loss", "mal") != "mal" or values.get("use_flfr", True) is not True
 
 
 def dataset_phrase(name: Any, spec: AnnotationFormat | None, rendered: bool) -> str:

@@ -6,13 +6,14 @@ import io
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from cffa_hf.data.metadata import csv_separator
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_bytes, writing
 from cffa_hf.inference.embedder import Embedder
@@ -220,11 +221,18 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, Any]]:
         if not path.is_file() or path.stat().st_size > LARGEST:
             raise InputError(f"{path}: there is no file of metadata of at most {LARGEST // 2**20} MiB.")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file) if path.suffix.lower() == ".csv" else map(parse_json, file)
+            if path.suffix.lower() == ".csv":
+                separator = csv_separator(file.readline())
+                file.seek(0)
+                rows: Iterable[Any] = csv.DictReader(file, delimiter=separator)
+            else:
+                rows = map(parse_json, file)
             for number, row in enumerate(rows, start=1):
                 name = row.pop("file_name", None) if isinstance(row, dict) else None
                 if not isinstance(name, str) or None in row:
-                    raise InputError(f"{path}, row {number}: each row needs file_name, and a value for each column.")
+                    raise InputError(
+                        f"{path}, row {number}: each row needs file_name, and as many fields as the header."
+                    )
                 if name in columns:
                     raise InputError(f"{path}, row {number}: {name[:200]!r} has a row already.")
                 columns[name] = {key: value for key, value in row.items() if _is_simple(value)}

@@ -16,6 +16,7 @@ from cffa_hf.errors import InputError
 from cffa_hf.files import file_digest
 from cffa_hf.inference import Embedder
 from cffa_hf.inputs.images import read_image
+from cffa_hf.search.building import read_metadata
 from cffa_hf.search.folders import find_images
 from cffa_hf.search.gallery import Gallery
 from cffa_hf.search.old_formats import _probe
@@ -41,6 +42,12 @@ def test_a_sentence_ranks_a_folder_by_the_models_own_scores(rows, processor, emb
         expected = embedder.model.get_image_features(pixels)[0] @ embedder.captions(["a person in a red shirt"])[0]
     assert best.score == pytest.approx(float(expected), abs=1e-3)  # vectors are kept in float16
     assert len(gallery.search("red", 100)) == len(rows)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_metadata_may_have_other_separators(tmp_path, separator):
+    (tmp_path / "m.csv").write_text(f"file_name{separator}camera{separator}note\na.jpg{separator}7{separator}\n")
+    assert read_metadata(tmp_path / "m.csv") == {"a.jpg": {"camera": 7}}
 
 
 def test_several_sentences_are_answered_like_each_alone(embedder, folder):
