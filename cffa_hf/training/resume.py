@@ -1,6 +1,7 @@
 """Checkpoints that are whole: which ones a run can go on from."""
 
 import logging
+import math
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,8 @@ PARTS = {
     "schedule": ("scheduler.pt",),
     "random state": ("rng_state*.pth",),
 }
+# Of the Trainer's state: it computes with them as they are.
+NUMBERS = {"epoch", "max_steps", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "train_batch_size"}
 
 
 def flaw_of(folder: str | Path) -> str | None:
@@ -40,11 +43,14 @@ def flaw_of(folder: str | Path) -> str | None:
     try:
         if not (folder / STATE_FILE).exists():
             return f"it has no {STATE_FILE}"
-        step = read_json(folder / STATE_FILE)["global_step"]
-    except (InputError, KeyError, TypeError):
+        state = read_object(folder / STATE_FILE)
+    except InputError:
         return f"its {STATE_FILE} cannot be read"
-    if not isinstance(step, int):
+    if not isinstance(state.get("global_step"), int):
         return f"its {STATE_FILE} names no step"
+    for name in NUMBERS & state.keys():
+        if not (state[name] is None or (isinstance(state[name], (int, float)) and math.isfinite(state[name]))):
+            return f"its {STATE_FILE} has something else than a number as {name}"
     for part, patterns in PARTS.items():
         if not any(any(folder.glob(pattern)) for pattern in patterns):
             return f"it has no {part} ({patterns[0]})"
@@ -63,7 +69,8 @@ def opens(path: Path) -> bool:
         if path.suffix in (".pt", ".pth", ".bin"):
             return zipfile.is_zipfile(path)
         if path.suffix == ".json":
-            read_json(path)
+            content = read_json(path)
+            return isinstance(content, dict) or path.name not in ("config.json", STATE_FILE)
     except (OSError, ValueError, SafetensorError):
         return False
     return True
