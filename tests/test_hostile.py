@@ -243,7 +243,7 @@ def test_rows_that_no_dataset_can_hold_are_named(tmp_path, changes, message):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(InputError, match=message) as error:
         load_person_dataset(tmp_path)
-    assert "row 1" in one_sentence(error)
+    assert "row 2" in one_sentence(error)
 
 
 @pytest.mark.parametrize("kind", ["outside", "custom"])
