@@ -3,9 +3,11 @@
 import ast
 import json
 import os
+import sqlite3
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cffa_hf.arguments.parsing import parse_arguments
@@ -17,6 +19,7 @@ from cffa_hf.json_files import LARGEST, parse_json, read_json, read_object
 from cffa_hf.records.files import read_record
 from cffa_hf.search.folders import find_images
 from cffa_hf.search.indexes.addresses import parse_address
+from cffa_hf.search.items import TABLE, Items
 from cffa_hf.training.batches import check_best_metric
 from tests.tiny import person_rows
 
@@ -244,6 +247,17 @@ def test_rows_that_no_dataset_can_hold_are_named(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as error:
         load_person_dataset(tmp_path)
     assert "row 2" in one_sentence(error)
+
+
+def test_a_path_of_a_gallery_that_is_no_text_is_found_out(tmp_path):
+    items = Items(tmp_path, 4, create=True)
+    items.append(["a.png", "b.png"], np.eye(2, 4), [{}, {}])
+    with sqlite3.connect(tmp_path / TABLE) as base:
+        base.execute("UPDATE items SET path = x'ff00' WHERE id = 1")
+    assert items.get([0])[0][0] == "a.png"
+    with pytest.raises(InputError, match="the path of image 1 is no text") as error:
+        items.get([0, 1])
+    one_sentence(error)
 
 
 @pytest.mark.parametrize("kind", ["outside", "custom"])

@@ -215,6 +215,8 @@ class Items:
             part = [int(each) for each in ids[start : start + 500]]
             query = f"SELECT {fields} FROM items WHERE id IN ({', '.join('?' * len(part))})"
             for number, path, *values in self._rows(query, part):
+                if not isinstance(path, str):
+                    raise self._damaged(ValueError(f"the path of image {number} is no text"))
                 found[number] = (
                     path,
                     {name: value for name, value in zip(names, values, strict=True) if value is not None},
@@ -230,7 +232,7 @@ class Items:
 
     def files(self) -> dict[str, tuple[int, FileState]]:
         """Return id and state of the file of every image, by path."""
-        rows = self._rows("SELECT path, id, size, modified, digest FROM items")
+        rows = self._rows("SELECT path, id, size, modified, digest FROM items WHERE typeof(path) = 'text'")
         return {path: (number, FileState(*state)) for path, number, *state in rows}
 
     def refused(self) -> dict[str, tuple[FileState, str]]:
