@@ -13,7 +13,7 @@ SECONDS = 30.0
 class ProgressLines(std.tqdm):
     """A progress bar for files: whole lines, few of them. Arguments as for `tqdm.tqdm`."""
 
-    disable: bool
+    disable: bool = True  # until it is made: an interruption within `__init__` leaves an object that is closed, too
 
     def __init__(self, *args: Any, **kwargs: Any):
         lines = {"mininterval": SECONDS, "delay": SECONDS, "miniters": 1, "leave": False}

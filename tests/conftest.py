@@ -1,12 +1,18 @@
 """Fixtures that every test may use."""
 
 import runpy
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.browser import open_browser
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell that runs the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +28,13 @@ def larger_golden_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("the larger recordings are not beside this checkout; those of tests/golden are checked")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser, one for all tests: Playwright has one event loop in a process."""
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture

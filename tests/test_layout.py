@@ -11,8 +11,8 @@ MODULES = {
 }
 # The floors: a room imports itself and the floors above it; nothing beside it, nothing below.
 FLOORS = [
-    "errors version names locks progress files json_files command_line matrix_product precision configuration_cffa losses "
-    "loss_terms",
+    "errors version names locks progress files csv_files json_files command_line matrix_product precision configuration_cffa "
+    "losses loss_terms",
     "modeling_cffa auto_classes inputs metrics demo cpu_layers",
     "data checkpoints inference arguments person_retrieval",
     "evaluation records search data_check",
@@ -23,6 +23,7 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 # Within a floor: the guard, the locks, the writer of files and the precision know the errors, the terms the losses, and so on.
 STEPS = {
+    "csv_files": {"errors"},
     "json_files": {"errors"},
     "locks": {"errors"},
     "files": {"errors", "locks"},
@@ -82,7 +83,17 @@ def test_no_circles():
 def test_the_data_know_no_model_and_no_command():
     for module in MODULES:
         if part_of(module) == "data":
-            known = {"data", "errors", "files", "json_files", "names", "progress", "inputs", "configuration_cffa"}
+            known = {
+                "data",
+                "errors",
+                "files",
+                "csv_files",
+                "json_files",
+                "names",
+                "progress",
+                "inputs",
+                "configuration_cffa",
+            }
             assert {part_of(name) for name in OWN[module]} <= known
 
 

@@ -57,15 +57,6 @@ def config_path(config: str) -> Path:
     return path
 
 
-def sets_data(config: str) -> bool:
-    """Say whether a config, by its path or name, names a data set; one that cannot be read may."""
-    try:
-        content = yaml.load(config_path(config).read_text(encoding="utf-8"), SettingsLoader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return True
-    return isinstance(content, dict) and "dataset" in content
-
-
 def shipped_configs() -> dict[str, Path]:
     """Return the configs that the package ships, by the names that `--config` takes, sorted."""
     files = SHIPPED.glob("**/*.yaml")

@@ -61,7 +61,9 @@ class DataArguments:
     def __post_init__(self) -> None:
         """Refuse a run without data."""
         if self.dataset is None:
-            raise ValueError("no data: set 'dataset' in a config (--config configs/demo.yaml) or on the command line")
+            raise ValueError(
+                "no data: 'dataset' is set neither in a config (--config own_data) nor on the command line (--dataset my-data)"
+            )
         check_ranges(self)
 
     @property

@@ -84,7 +84,7 @@ class EvaluationRun:
     Attributes:
         checkpoint: Folder, or name on the Hub.
         options: The same for all datasets.
-        datasets: Where each dataset is; one for each config.
+        datasets: Where each dataset is; one for each config that names a dataset.
     """
 
     checkpoint: str
@@ -95,8 +95,9 @@ class EvaluationRun:
 def parse_evaluation_arguments(arguments: Sequence[str] | None = None) -> EvaluationRun:
     """Read `CHECKPOINT --config FILE_OR_NAME ... [--setting value ...]`.
 
-    A config is one for training too: what it says of the data is used, the rest is read and ignored. The command line
-    wins, for every dataset.
+    A config is one for training too: what it says of the data is used, the rest is read and ignored. Of several, each
+    that names another dataset has a table of its own; those that name none add to the one before them, as in training.
+    The command line wins, for every dataset.
 
     Raises:
         InputError: One sentence that names the setting and the file.
@@ -105,11 +106,16 @@ def parse_evaluation_arguments(arguments: Sequence[str] | None = None) -> Evalua
     configs = _parser().parse_args(words).config
     known = QuietArgumentParser(RUN_CLASSES).actions
     wanted = {item.name for item in fields(DataArguments)}
+    settings: list[dict[str, Any]] = [{}]
+    for config in configs or []:
+        values = read_configs([config], known, RUN_CLASSES, wanted)
+        if "dataset" in values and "dataset" in settings[-1]:
+            settings.append({})
+        settings[-1] |= values
     data = []
-    for config in configs or [None]:
+    for defaults in settings:
         parser = _parser()
-        if config:
-            parser.set_defaults(**read_configs([config], known, RUN_CLASSES, wanted))
+        parser.set_defaults(**defaults)
         namespace = parser.parse_args(words)
         data.append(_fill(DataArguments, namespace))
     return EvaluationRun(namespace.checkpoint, _fill(EvaluationArguments, namespace), data)
@@ -123,7 +129,7 @@ def _parser() -> QuietArgumentParser:
         "--config",
         nargs="+",
         metavar="CONFIG",
-        help="YAML files, or names that `cffa-hf config` lists; several: one table",
+        help="YAML files, or names that `cffa-hf config` lists; each that names a dataset is one more row of the table",
     )
     return parser
 

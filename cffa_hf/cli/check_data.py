@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from cffa_hf.data_check import Fixed, Report, check_dataset, write_fixed
+from cffa_hf.data_check import Fixed, Report, check_dataset, check_target, find_place, write_fixed
 from cffa_hf.data_check.findings import KINDS
 from cffa_hf.data_check.fixing import CHANGES
 from cffa_hf.errors import InputError, mask_tokens
@@ -21,7 +21,15 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.link and not arguments.fix:
         raise InputError("--link goes with --fix only; give a folder for the copy, or leave --link out.")
-    report = check_dataset(arguments.root, arguments.dataset)
+    if arguments.fix:
+        check_target(find_place(arguments.root, arguments.dataset), arguments.fix)
+    report = check_dataset(
+        arguments.root,
+        arguments.dataset,
+        validation_identities=arguments.validation_identities,
+        test_identities=arguments.test_identities,
+        seed=arguments.split_seed,
+    )
     fixed = None
     try:
         if arguments.fix:

@@ -36,7 +36,8 @@ class Command:
 def add_demo_data(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cffa-hf demo-data`."""
     layouts = ("cuhk_pedes", "icfg_pedes", "rstpreid")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder that is to hold the dataset's folder")
+    text = "folder that is to hold the dataset's folder; a demo of other parameters in it is replaced"
+    parser.add_argument("out", type=Path, metavar="OUT", help=text)
     parser.add_argument("--layout", choices=layouts, default="cuhk_pedes", help="on-disk layout; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides everything that is drawn; default: 0")
     parser.add_argument(
@@ -63,6 +64,11 @@ def add_check_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix", metavar="OUT", help="write a copy without errors to a new folder; ROOT stays as it is")
     parser.add_argument("--link", action="store_true", help="with --fix: make hard links to the images, not copies")
     parser.add_argument("--json", action="store_true", help="print everything that was found as one JSON document")
+    division = parser.add_argument_group("as in the config of the training, for data that are to be divided")
+    for split in ("validation", "test"):
+        text = f"identities that are held out for {split}; default: as training does"
+        division.add_argument(f"--{split}-identities", type=int, metavar="N", help=text)
+    division.add_argument("--split-seed", type=int, default=0, metavar="N", help="draws these identities; default: 0")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +87,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Add all settings of an evaluation, for its help; `parse_evaluation_arguments` reads the command line."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    text = "YAML files, or names of those in configs/, which say where the data are; several: one table"
+    text = "YAML files, or names of those in configs/; each that names a dataset is one more row of the table"
     parser.add_argument("--config", nargs="+", metavar="CONFIG", help=text)
     add_settings(parser, "evaluate")
 

@@ -10,7 +10,6 @@ from typing import Any
 from datasets import Dataset
 from transformers import CLIPProcessor, TrainerState, set_seed
 
-from cffa_hf.arguments.config_files import sets_data
 from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
@@ -140,20 +139,17 @@ def cache_splits(
 
 
 def evaluation_command(words: Sequence[str], output_dir: str) -> str:
-    """Return the command that evaluates what a command line has trained: its configs of data, and what it says of them.
+    """Return the command that evaluates what a command line has trained: its configs, and what it says of the data.
 
     Args:
         words: Command line of the training.
         output_dir: Where the model is.
     """
-    kept, keeps, of_config = [], False, False
+    kept, keeps = [], False
     wanted = {"--config", *(f"--{item.name}" for item in fields(DataArguments))} - {"--check_images"}
     for word in words:
         if word.startswith("--"):
             keeps = word.partition("=")[0] in wanted
-            of_config = word.partition("=")[0] == "--config"
-        elif of_config and not sets_data(word):
-            continue  # an evaluation takes every config for a data set of its own
         if keeps:
             kept.append(word)
     return shlex.join(["cffa-hf", "evaluate", output_dir, *kept, "--report"])

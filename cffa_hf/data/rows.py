@@ -155,8 +155,8 @@ def stop(error: InputError) -> None:
 
 
 def shorten(value: Any, length: int = 60) -> str:
-    """Write a value for an error message, cut to `length` characters."""
-    text = repr(value)
+    """Write a value for an error message, cut to `length` characters; a path with backslashes as it stands."""
+    text = f"'{value}'" if isinstance(value, str) and value.isprintable() and "'" not in value else repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -213,16 +213,16 @@ def _problem(error: Any, names: dict[str, str]) -> str:
     _, field, *inner = error["loc"]
     key, kind, value = names.get(field, field), error["type"], error.get("input")
     if kind == "missing":
-        return f"has no key {key!r}; add it ({_EXPECTED[field]}) or remove the row"
+        return f"has no {key!r}; add it ({_EXPECTED[field]}) or remove the row"
     if field == "captions" and inner:
         reason = str(error["ctx"]["error"]) if kind == "value_error" else ""
         if reason and reason != "blank":
-            return f"has a caption (number {inner[0] + 1} of {key!r}) of {reason}, or remove it"
+            return f"has a caption (number {inner[0] + 1}) of {reason}, or remove it"
         if kind == "value_error":
-            return f"has a blank caption (number {inner[0] + 1} of {key!r}); fill it in or remove it"
-        return f"has {shorten(value)} as caption number {inner[0] + 1} of {key!r}, where text belongs; fix or remove it"
+            return f"has a blank caption (number {inner[0] + 1}); fill it in or remove it"
+        return f"has {shorten(value)} as caption number {inner[0] + 1}, where text belongs; fix or remove it"
     if kind == "too_short":
-        return f"has an empty list of {key!r}; every image needs at least one caption: add one or remove the row"
+        return "has no captions; every image needs at least one caption: add one or remove the row"
     if kind == "value_error":
         return f"is refused, because its path {shorten(value)} {error['ctx']['error']}"
     if field == "split" and isinstance(value, str):

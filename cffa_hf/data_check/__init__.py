@@ -5,8 +5,8 @@ image_findings.py (what is looked for), checking.py (`check_dataset`), raw_files
 written again) and fixing.py (`write_fixed`).
 """
 
-from cffa_hf.data_check.checking import check_dataset
+from cffa_hf.data_check.checking import check_dataset, find_place
 from cffa_hf.data_check.findings import Finding, Report
-from cffa_hf.data_check.fixing import Fixed, write_fixed
+from cffa_hf.data_check.fixing import Fixed, check_target, write_fixed
 
-__all__ = ["Finding", "Fixed", "Report", "check_dataset", "write_fixed"]
+__all__ = ["Finding", "Fixed", "Report", "check_dataset", "check_target", "find_place", "write_fixed"]

@@ -1,20 +1,32 @@
 """The check of a dataset: rows, splits and images, in this order."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import datasets
 
 from cffa_hf.data.loading import Place, locate_dataset
 from cffa_hf.data_check.findings import DIVISION, FILE, Report
 from cffa_hf.data_check.image_findings import check_images_of
-from cffa_hf.data_check.opening import open_rows
+from cffa_hf.data_check.opening import DEFAULT_DIVISION, open_rows
 from cffa_hf.data_check.row_findings import check_rows, check_splits
 from cffa_hf.errors import InputError
 
+KINDS_OF_DATA = {"folder": "own data", "saved": "saved dataset", "shards": "shards", "hub": "dataset on the Hub"}
+"""What a report calls data that have no name of a benchmark or a set for pre-training."""
+
 
 def check_dataset(
-    root: str | Path, name: str | None = None, *, workers: int | None = None, progress: bool = True
+    root: str | Path,
+    name: str | None = None,
+    *,
+    validation_identities: int | None = None,
+    test_identities: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> Report:
     """Find all problems of a dataset.
 
@@ -23,6 +35,9 @@ def check_dataset(
     Args:
         root: The folder of a dataset, or the folder above; or the name of a dataset on the Hub.
         name: Of a benchmark or a set for pre-training; None: it is told by the files.
+        validation_identities: Those that training is to hold out, as `load_person_dataset` has it.
+        test_identities: As `load_person_dataset` has it.
+        seed: Draws them.
         workers: Threads that read images; None: one for each processor, at most 16.
         progress: Show progress bars on standard error.
 
@@ -37,7 +52,8 @@ def check_dataset(
             raise
         report.refuse(error)
         return report
-    check_place(place, report, workers=workers, progress=progress)
+    division = {"validation_identities": validation_identities, "test_identities": test_identities, "seed": seed}
+    check_place(place, report, division=division, workers=workers, progress=progress)
     return report
 
 
@@ -51,37 +67,51 @@ def find_place(root: str | Path, name: str | None) -> Place:
 
 
 def check_place(
-    place: Place, report: Report, *, images: bool = True, workers: int | None = None, progress: bool = True
+    place: Place,
+    report: Report,
+    *,
+    division: Mapping[str, Any] = DEFAULT_DIVISION,
+    images: bool = True,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> None:
     """Check a dataset that was found.
 
     Args:
         place: Of the dataset.
         report: Receives the findings.
+        division: How data without splits are divided.
         images: Whether images are read.
         workers: As `check_dataset` has it.
         progress: As `check_dataset` has it.
     """
-    report.dataset = {
-        "folder": "own data",
-        "saved": "saved dataset",
-        "shards": "shards",
-        "hub": "dataset on the Hub",
-    }.get(place.kind, place.name)
+    report.dataset = KINDS_OF_DATA.get(place.kind, place.name)
     bars = datasets.is_progress_bar_enabled()
     if not progress:
         datasets.disable_progress_bars()
     try:
         with TemporaryDirectory(prefix="cffa-check-") as work:
-            _check(place, report, Path(work), images, workers, progress)
+            _check(place, report, division, Path(work), images, workers, progress)
     finally:
         if bars:
             datasets.enable_progress_bars()
 
 
-def _check(place: Place, report: Report, work: Path, images: bool, workers: int | None, progress: bool) -> None:
+def _check(
+    place: Place,
+    report: Report,
+    division: Mapping[str, Any],
+    work: Path,
+    images: bool,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    if place.kind in ("benchmark", "layout") and division["test_identities"] is not None:
+        report.refuse(
+            InputError(f"{place.name} has splits of its own; leave the number of test identities out."), DIVISION
+        )
     try:
-        opened = open_rows(place, report, work)
+        opened = open_rows(place, report, work, division)
     except InputError as error:
         report.refuse(error, FILE)
         return

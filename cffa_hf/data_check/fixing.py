@@ -12,12 +12,12 @@ from typing import Any
 from cffa_hf.data.layouts import LAYOUTS
 from cffa_hf.data.loading import Place
 from cffa_hf.data.rows import RowError
-from cffa_hf.data_check.checking import check_place, find_place
+from cffa_hf.data_check.checking import KINDS_OF_DATA, check_place, find_place
 from cffa_hf.data_check.findings import Finding, Report
 from cffa_hf.data_check.image_findings import examine_image
 from cffa_hf.data_check.raw_files import RawEntry, RawFile, read_raw_file
 from cffa_hf.errors import InputError
-from cffa_hf.files import new_folder, write_text
+from cffa_hf.files import check_free, new_folder, write_text
 from cffa_hf.inputs.captions import clean_caption
 from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
 from cffa_hf.progress import progress_bar
@@ -94,19 +94,11 @@ def write_fixed(
             cannot be written.
     """
     place = find_place(root, name)
-    if place.kind not in ("folder", "benchmark", "layout"):
-        raise InputError(
-            f"--fix writes folders with annotation files, and this is of another kind ({report.dataset}); write the data "
-            "anew without the rows that are listed."
-        )
+    target = check_target(place, out)
     if report.folder is None or report.image_folder is None:
         raise InputError(f"{root}: there is nothing to copy, since the annotations cannot be read; correct this first.")
-    target = Path(out).expanduser().absolute()
     for folder in (report.folder, report.image_folder):
-        if target.resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"{target} is within the dataset, which must stay as it is; give a folder outside of {folder}."
-            )
+        _refuse_within(folder, target)
     with new_folder(target) as partial:
         copy = _Copy(place, report, report.folder, report.image_folder, partial)
         copy.select(progress)
@@ -116,6 +108,38 @@ def write_fixed(
                 shutil.copyfile(report.folder / marker, partial / marker)
         write_text(partial / CHANGES, "".join(f"{json.dumps(asdict(change))}\n" for change in copy.changes))
     return Fixed(str(target), sum(map(len, copy.kept)), len(copy.names()), copy.changes)
+
+
+def check_target(place: Place, out: str | Path) -> Path:
+    """Refuse, before the dataset is read, what `write_fixed` would refuse after it.
+
+    Args:
+        place: Of the dataset.
+        out: The folder of the copy.
+
+    Returns:
+        Its absolute path.
+
+    Raises:
+        InputError: The dataset is of a kind that is not written again, or the folder is not free, or in the dataset.
+    """
+    if place.kind not in ("folder", "benchmark", "layout"):
+        raise InputError(
+            "--fix writes folders with annotation files, and this is of another kind "
+            f"({KINDS_OF_DATA[place.kind]}); write the data anew without the rows that are listed."
+        )
+    target = Path(out).expanduser().absolute()
+    if place.kind == "folder":
+        _refuse_within(place.folder, target)
+    check_free(target)
+    return target
+
+
+def _refuse_within(folder: Path, target: Path) -> None:
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{target} is within the dataset, which must stay as it is; give a folder outside of {folder}."
+        )
 
 
 @dataclass

@@ -21,7 +21,8 @@ from cffa_hf.data.shard_rows import read_shard_rows
 from cffa_hf.data.source_rows import SourceRows
 from cffa_hf.data_check.findings import COUNTS, LEFT_OUT, Report
 
-_DEFAULTS: dict[str, Any] = {"validation_identities": None, "test_identities": None, "seed": 0}
+DEFAULT_DIVISION: dict[str, Any] = {"validation_identities": None, "test_identities": None, "seed": 0}
+"""How data without splits are divided, as arguments of `load_person_dataset`."""
 
 
 @dataclass(frozen=True)
@@ -51,35 +52,39 @@ class OpenRows:
     people: Mapping[int, str]
 
 
-def open_rows(place: Place, report: Report, work: Path) -> OpenRows:
+def open_rows(place: Place, report: Report, work: Path, division: Mapping[str, Any] = DEFAULT_DIVISION) -> OpenRows:
     """Read the rows of a dataset as loading does, and report every error and remark.
 
     Args:
         place: Of the dataset.
         report: Receives what is found.
         work: An empty folder for temporary files.
+        division: The numbers of identities that are held out, and the seed that draws them.
 
     Raises:
         InputError: Nothing can be read.
     """
     if place.kind == "layout":
-        return _open_layout(place, report, work)
+        return _open_layout(place, report, work, division)
     if place.kind == "benchmark":
         read = read_annotations(place.name, place.folder, refuse=report.refuse)
         difference = count_differences(ANNOTATION_FORMATS[place.name], read.rows, read.files[0])
         if difference is not None:
             report.add(COUNTS, difference)
-        return _opened(read, lambda: divide_annotations(place.name, read))
+        held_out = division["validation_identities"], division["seed"]
+        return _opened(read, lambda: divide_annotations(place.name, read, *held_out))
     if place.kind == "folder":
         read = read_folder(place.folder, report.refuse)
-        return _opened(read, lambda: _assigned(read))
+        return _opened(read, lambda: _assigned(read, division))
     if place.kind == "shards":
         read, paths = read_shard_rows(place.folder, report.refuse)
-        return _opened(read, lambda: _assigned(read), lambda row: {"path": paths[row.image_id], "bytes": None})
+        return _opened(
+            read, lambda: _assigned(read, division), lambda row: {"path": paths[row.image_id], "bytes": None}
+        )
     read, images, _ = read_dataset(place, report.refuse)
 
     def divide() -> list[PersonRow]:
-        divided = _assigned(read)
+        divided = _assigned(read, division)
         if not report.number("error"):  # rows and images are joined only now, through caches that may be damaged
             load_person_dataset(place.name if place.kind == "hub" else place.folder)
         return divided
@@ -98,8 +103,8 @@ def _opened(
     )
 
 
-def _assigned(read: SourceRows) -> list[PersonRow]:
-    return assign_splits(read.rows, read.source, **_DEFAULTS)
+def _assigned(read: SourceRows, division: Mapping[str, Any]) -> list[PersonRow]:
+    return assign_splits(read.rows, read.source, **division)
 
 
 class _StoredRows:
@@ -115,7 +120,7 @@ class _StoredRows:
                     yield PersonRow.model_construct(**dict(zip(batch, values, strict=True)), split=split, camera=None)
 
 
-def _open_layout(place: Place, report: Report, work: Path) -> OpenRows:
+def _open_layout(place: Place, report: Report, work: Path, division: Mapping[str, Any]) -> OpenRows:
     layout = LAYOUTS[place.name]
     folder, files = find_annotations(layout, place.folder)
     noticed = write_rows(layout, folder, files, work, refuse=report.refuse)
@@ -138,7 +143,10 @@ def _open_layout(place: Place, report: Report, work: Path) -> OpenRows:
         return files[file][1], int(row)
 
     def divide() -> Iterable[PersonRow]:
-        return _StoredRows(hold_out(data, str(folder), 0 if set(data) == {"train"} else None, 0))
+        number = division["validation_identities"]
+        if number is None and set(data) == {"train"}:
+            number = 0
+        return _StoredRows(hold_out(data, str(folder), number, division["seed"]))
 
     stored, annotations = _StoredRows(data), tuple(file for _, file in files)
 

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cffa_hf.csv_files import csv_rows, csv_separator
 from cffa_hf.data.annotations import ANNOTATION_FORMATS, read_json
 from cffa_hf.data.json_stream import stream_list, stream_object
 from cffa_hf.data.layouts import LAYOUTS
 from cffa_hf.data.loading import Place
-from cffa_hf.data.metadata import csv_rows, csv_separator, read_metadata
+from cffa_hf.data.metadata import read_metadata
 from cffa_hf.data.rows import Refuse, row_error, shorten
 from cffa_hf.errors import InputError
 

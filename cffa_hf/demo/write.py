@@ -1,6 +1,7 @@
 """Write the demo dataset in the on-disk layout of one of the three benchmarks."""
 
 import json
+import logging
 import multiprocessing
 import re
 import shutil
@@ -21,6 +22,8 @@ from cffa_hf.files import flush, sweep, write_bytes, write_text, writing
 from cffa_hf.locks import folder_lock, remember
 from cffa_hf.names import ATTRIBUTES_FILE, DEMO_MARKER
 from cffa_hf.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 _VERSION = 3  # Raise it whenever the same seed gives other pictures or captions: an older dataset is then redone.
 _SPLITS = ("train", "validation", "test")
@@ -204,6 +207,13 @@ def _prepare_folder(folder: Path, spec: Layout, parameters: dict) -> None:
             )
         if found == parameters:
             return
+        if "seed" in found:
+            logger.warning(
+                "the demo in %s, of %s with seed %s, is replaced",
+                folder,
+                " + ".join(map(str, found.get("identities", ()))) + " identities",
+                found["seed"],
+            )
         # Removal may be cut short: the folder must stay recognisable as a demo, and as an incomplete one.
         write_text(record, json.dumps({"generator": parameters["generator"]}))
         for name in (spec.annotations, ATTRIBUTES_FILE):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from cffa_hf.data.metadata import csv_separator
+from cffa_hf.csv_files import csv_separator
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import write_bytes, writing
 from cffa_hf.inference.embedder import Embedder

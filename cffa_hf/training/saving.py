@@ -184,9 +184,7 @@ class StopOnSignal(TrainerCallback):
             # checkpoints deleted.
             state.best_model_checkpoint = None
             if state.is_world_process_zero:
-                print(
-                    f"saved {args.output_dir}/checkpoint-{state.global_step}; go on with --resume_from_checkpoint auto"
-                )
+                print(f"saved {args.output_dir}/checkpoint-{state.global_step}")
 
 
 class StopWithoutFolder(TrainerCallback):
@@ -261,7 +259,10 @@ class SafeTrainer(Trainer):
         finally:
             self.stop_on_signal.uninstall()
         if self.stop_on_signal.agreed:
-            raise SystemExit(128 + (self.stop_on_signal.received or signal.SIGTERM))
+            number = signal.Signals(self.stop_on_signal.received or signal.SIGTERM)
+            if self.is_world_process_zero():
+                print(f"stopped by {number.name} before the end; go on with --resume_from_checkpoint auto")
+            raise SystemExit(128 + number)
         return result
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

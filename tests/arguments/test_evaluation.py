@@ -34,6 +34,16 @@ def test_several_configs_by_bare_name_and_the_command_line_wins(configs):
     assert run.options.check_leaks
 
 
+def test_configs_that_name_no_dataset_add_to_the_one_before_as_in_training(configs):
+    (configs / "method.yaml").write_text("temperature: 0.03\nsplit_seed: 7\n")
+    run = parse_evaluation_arguments(["ckpt", "--config", "one", "method", "two"])
+    assert [(data.dataset, data.split_seed) for data in run.datasets] == [("cuhk_pedes", 7), ("rstpreid", 3)]
+    run = parse_evaluation_arguments(["ckpt", "--config", "method", "one"])
+    assert [(data.dataset, data.split_seed) for data in run.datasets] == [("cuhk_pedes", 7)]
+    run = parse_evaluation_arguments(["ckpt", "--config", "method", "--dataset", "mine"])
+    assert [(data.dataset, data.split_seed) for data in run.datasets] == [("mine", 7)]
+
+
 def test_data_without_a_config(configs):
     run = parse_evaluation_arguments(["ckpt", "--dataset", "icfg_pedes", "--batch_size", "8"])
     assert run.datasets[0].dataset == "icfg_pedes"

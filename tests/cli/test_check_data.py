@@ -1,10 +1,6 @@
 """`cffa-hf check-data` as a program: what it prints, how it ends, and what docs/data.md shows of it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +61,20 @@ def test_many_findings_of_a_kind_are_counted(people, capsys):
     assert not Path("out").exists()
 
 
+def test_the_division_is_that_of_the_config(people, capsys):
+    assert main(["check-data", "my-data", "--test-identities", "5", "--validation-identities", "2", "--json"]) == 2
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert [splits[split]["identities"] for split in ("validation", "test")] == [2, 5]
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_read(people, capsys):
+    Path("taken").mkdir()
+    Path("taken/file").touch()
+    for place in ("taken", "my-data/copy"):
+        assert main(["check-data", "my-data", "--fix", place]) == 2
+        assert capsys.readouterr().out == ""
+
+
 def test_mistakes_of_the_command_line(tmp_path, capsys):
     assert main(["check-data", str(tmp_path / "nowhere")]) == 2
     assert main(["check-data", str(tmp_path), "--link"]) == 2
@@ -72,22 +82,3 @@ def test_mistakes_of_the_command_line(tmp_path, capsys):
     assert printed.out == ""
     assert "no such folder" in printed.err
     assert "--link goes with --fix" in printed.err
-
-
-@pytest.mark.slow
-def test_it_can_be_interrupted(people):
-    """Ctrl-C while images are read."""
-    Image.effect_noise((3000, 3000), 90).convert("RGB").save(people / "cam1" / "0000.png")
-    for number in range(1, 60):
-        path = people / "cam1" / f"{number:04d}.png"
-        path.unlink(missing_ok=True)
-        os.link(people / "cam1" / "0000.png", path)
-    command = [sys.executable, "-m", "cffa_hf.cli", "check-data", "my-data"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    shown = b""
-    while b"checking images" not in shown:
-        shown += process.stderr.read(1)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=100)
-    assert (process.returncode, out) == (130, b"")

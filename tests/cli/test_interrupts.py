@@ -49,6 +49,7 @@ def people(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("command", "function"),
     [
+        ("check-data images", "check_images_of"),
         ("index images gallery --checkpoint model", "from_folder"),
         ("search images red --checkpoint model", "from_folder"),
         ("evaluate model --dataset images --split validation", "check_images"),

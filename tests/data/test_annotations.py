@@ -192,7 +192,7 @@ def test_a_data_set_with_a_validation_split_holds_out_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"captions": []}, ["empty list of 'captions'", "at least one caption"]),
+        ({"captions": []}, ["has no captions", "at least one caption"]),
         ({"captions": ["fine", " \n\u3000"]}, ["blank caption (number 2"]),
         ({"captions": "one text"}, ["'one text' as 'captions'", "list of texts"]),
         ({"captions": ["fine", 5]}, ["has 5 as caption number 2"]),

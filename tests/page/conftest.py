@@ -16,7 +16,6 @@ from cffa_hf.demo.pictures import METADATA, write_demo_pictures
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.inputs.processor import build_processor, train_tokenizer
 from cffa_hf.search.gallery import Gallery
-from tests.page.browser import open_browser
 from tests.processes import CONTEXT, run_script
 from tests.tiny import IMAGE_SIZE, VOCABULARY, tiny_model
 
@@ -140,9 +139,3 @@ def indexed(home) -> Gallery:
     embedder = Embedder.from_checkpoint(checkpoint, precision="float32")
     pictures = home / "pictures"
     return Gallery.from_folder(embedder, pictures, home / "gallery", metadata=pictures / METADATA, progress=False)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with open_browser() as browser:
-        yield browser

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cffa_hf.page.page import EXAMPLES
-from tests.page.browser import Window
+from tests.browser import Window
 from tests.page.conftest import running
 from tests.page.test_pictures import png_header
 

@@ -14,7 +14,7 @@ import pytest
 from cffa_hf.cli import main
 from cffa_hf.errors import InputError
 from cffa_hf.publishing.space import write_space_folder
-from tests.page.browser import Window
+from tests.browser import Window
 from tests.page.conftest import free_port
 from tests.processes import without_package
 

@@ -8,7 +8,7 @@ import pytest
 from cffa_hf.checkpoints.provenance import open_checkpoint
 from cffa_hf.inference.embedder import Embedder
 from cffa_hf.search.gallery import Gallery
-from tests.page.browser import Window
+from tests.browser import Window
 from tests.page.conftest import running
 from tests.processes import REPOSITORY
 

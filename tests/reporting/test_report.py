@@ -10,7 +10,6 @@ from cffa_hf.records.results import comparison_entry, confidence_entry, write_re
 from cffa_hf.reporting.charts import cmc_figure
 from cffa_hf.reporting.pictures import save_figure
 from cffa_hf.reporting.report import ReportFigure, write_report
-from tests.page.browser import open_browser
 from tests.records.test_results import IMAGE as IMAGE_RANKS
 from tests.records.test_results import TEXT, WORSE, checkpoint, entry
 
@@ -95,16 +94,14 @@ def test_a_browser_shows_it_without_network(report, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_readable_on_a_phone_in_either_style(report, scheme):
+def test_it_is_readable_on_a_phone_in_either_style(report, scheme, browser):
     brightness = "element => getComputedStyle(element)[{!r}].match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
-    with open_browser() as browser:
-        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-        page.goto(report.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert (
-            page.evaluate("Math.min(...[...document.images].map(image => image.width))") > 390
-        )  # scrolled, not shrunk
-        body = page.locator("body")
-        light, ink = (body.evaluate(brightness.format(name)) for name in ("backgroundColor", "color"))
-        assert (light > ink) == (scheme == "light")
-        assert abs(light - ink) > 400
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("Math.min(...[...document.images].map(image => image.width))") > 390  # scrolled, not shrunk
+    body = page.locator("body")
+    light, ink = (body.evaluate(brightness.format(name)) for name in ("backgroundColor", "color"))
+    assert (light > ink) == (scheme == "light")
+    assert abs(light - ink) > 400
+    page.close()

@@ -1,5 +1,6 @@
 """A quick share of the long runs, and leaks that are planted; `make soak` runs all of it."""
 
+import mmap
 import os
 import threading
 
@@ -23,7 +24,9 @@ class Plain:
 def keep(kind, kept):
     """Keep one more of something for ever; gives how to let go of it."""
     if kind == "resident memory, KiB":
-        kept.append(bytearray(os.urandom(256 * KIB)))  # an object that the collector does not count
+        fresh = mmap.mmap(-1, 256 * KIB)  # of the system, since the allocator may have some left
+        fresh.write(os.urandom(256 * KIB))
+        kept.append(fresh)
     elif kind == "Python objects":
         kept.extend(Plain() for _ in range(20))
     elif kind == "open descriptors":

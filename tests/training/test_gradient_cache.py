@@ -146,7 +146,8 @@ def test_trainer_steps_alike_with_and_without_chunks(tmp_path, accumulated):
         ({"activation_checkpointing": True}, 1e-5),
         ({"activation_checkpointing": True, "cached_batch_size": 3}, 1e-5),
         ({"precision": "bfloat16"}, 0.03),
-        ({"precision": "bfloat16", "cached_batch_size": 3}, 0.03),
+        # Which tokens are chosen may change with the last digit of bfloat16, and with them the local alignment.
+        ({"precision": "bfloat16", "cached_batch_size": 3}, 0.1),
         ({"optim": "adamw_torch_fused"}, 1e-5),
         pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-5, marks=pytest.mark.slow),
     ],

@@ -66,4 +66,4 @@ def test_the_next_command_has_what_the_training_was_told_of_the_data():
         "x",
     ]
     command = evaluation_command(words, "out")
-    assert command == "cffa-hf evaluate out --config 'a b.yaml' '--dataset=my data' --split_seed 2 --report"
+    assert command == "cffa-hf evaluate out --config 'a b.yaml' methods/rde '--dataset=my data' --split_seed 2 --report"
