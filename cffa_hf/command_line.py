@@ -66,7 +66,9 @@ class CommandParser(argparse.ArgumentParser):
         """
         words = list(sys.argv[1:] if args is None else args)
         if "" in words:
-            raise InputError("The command line holds an empty name; write . for the folder that you are in.")
+            raise InputError(
+                "The command line holds an empty word; write the sentence or name that is meant (. is this folder)."
+            )
         return super().parse_known_args([self._with_hyphens(word) for word in words], namespace)
 
     def _with_hyphens(self, word: str) -> str:

@@ -272,8 +272,8 @@ class CFFATextEncoder(nn.Module):
             end: Position of the pooled end-of-text token, `(B,)`.
         """
         hidden = self.embeddings(input_ids=input_ids)
-        # None under fused attention, which needs no mask to be causal.
-        mask = create_causal_mask(self.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None)
+        # None under fused attention, which needs no mask to be causal. No padding, no cache, whatever its name.
+        mask = create_causal_mask(self.config, hidden, None, None)
         for layer in self.encoder.layers[:-1]:
             hidden = layer(hidden, mask, is_causal=True)
         hidden, saliency = self.encoder.layers[-1](hidden, mask, end, is_causal=True)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import open_browser
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell that runs the tests in the background
@@ -33,6 +31,8 @@ def larger_golden_folder() -> Path:
 @pytest.fixture(scope="session")
 def browser():
     """A real browser, one for all tests: Playwright has one event loop in a process."""
+    from tests.browser import open_browser
+
     with open_browser() as browser:
         yield browser
 

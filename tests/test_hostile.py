@@ -175,7 +175,7 @@ def test_words_that_are_no_text_are_refused(capsys):
 def test_an_empty_name_is_not_the_working_directory(capsys):
     for words in (["search", "", "a red coat"], ["index", "", "out"], ["push", "--repo-id", "a/b", ""]):
         assert main(words) == 2
-        assert capsys.readouterr().err.startswith("error: The command line holds an empty name")
+        assert capsys.readouterr().err.startswith("error: The command line holds an empty word")
 
 
 def test_warnings_are_one_printable_line(capsys):

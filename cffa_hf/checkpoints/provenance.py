@@ -13,7 +13,7 @@ from cffa_hf.checkpoints.opening import open_model
 from cffa_hf.errors import InputError
 from cffa_hf.json_files import read_object
 from cffa_hf.modeling_cffa import CFFAForPreTraining, CFFAModel
-from cffa_hf.names import STATE_FILE
+from cffa_hf.names import RESULTS, SELECTIONS, STATE_FILE
 
 
 @dataclass
@@ -68,6 +68,8 @@ def open_checkpoint(name: str | Path, *, device: str | None = None, heads: bool 
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu.") from error
     digest, selected_on = weights_digest(folder), read_selection(folder)
+    if selected_on == "unknown":
+        selected_on = _published_selection(folder, digest)
     return Checkpoint(str(name), folder, model, opened.processor, opened.commit, digest, selected_on)
 
 
@@ -102,6 +104,17 @@ def read_selection(folder: Path) -> str:
     if not kept.is_dir() or state.get("best_global_step") == state.get("global_step"):
         return chooser
     return chooser if _same_weights(folder, kept) else "last epoch"
+
+
+def _published_selection(folder: Path, digest: str) -> str:
+    """Find out the same from the results that were published with the weights."""
+    try:
+        results = read_object(folder / RESULTS)
+    except InputError:
+        return "unknown"
+    told, checkpoint = results.get("selected_on"), results.get("checkpoint")
+    its_own = isinstance(checkpoint, dict) and checkpoint.get("weights_sha256") == digest
+    return told if its_own and told in SELECTIONS else "unknown"
 
 
 def _chooser(state: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cffa_hf.cli.parsers import COMMANDS, asks_for_help, configured
 from cffa_hf.command_line import CommandParser, guarded
@@ -53,6 +53,15 @@ The documentation is README.md and docs/ of the source: training.md, data.md, ev
 class MainParser(CommandParser):
     """The parser of `cffa-hf`, whose help lists the commands in groups, and which knows what a typo was meant to be."""
 
+    commands: dict[str, CommandParser]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; an option that a command does not have is the complaint of that command."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.commands[found.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
     def format_help(self) -> str:
         """Return the whole help."""
         lines = ["usage: cffa-hf COMMAND ...", "       cffa-hf --help | --version"]
@@ -94,6 +103,7 @@ def command_parser() -> CommandParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, command in COMMANDS.items():
         configured(subparsers.add_parser(name, help=command.text), name)
+    parser.commands = subparsers.choices
     return parser
 
 

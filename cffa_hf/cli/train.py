@@ -61,8 +61,8 @@ def main(words: Sequence[str] | None = None) -> None:
         with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
             state = train(model_args, data_args, args)
         if state is not None and args.process_index == 0:
-            print(best_sentence(state, str(args.output_dir)))
-            print(f"Next: {evaluation_command(words, str(args.output_dir))}")
+            print(best_sentence(state, str(args.output_dir), str(args.metric_for_best_model)))
+            print(f"Next: {evaluation_command(words, str(args.output_dir), data_args)}")
     finally:
         leave_process_group()
 
@@ -138,13 +138,22 @@ def cache_splits(
             found.data[split] = cache_images(found.data[split], config.image_size)
 
 
-def evaluation_command(words: Sequence[str], output_dir: str) -> str:
-    """Return the command that evaluates what a command line has trained: its configs, and what it says of the data.
+def evaluation_command(words: Sequence[str], output_dir: str, data_args: DataArguments) -> str:
+    """Return the command that evaluates what a command line has trained: its config, and what it says of the data.
+
+    Where several configs came to one data set, which an evaluation might take for several, that data set is told in full.
 
     Args:
         words: Command line of the training.
         output_dir: Where the model is.
+        data_args: What the command line came to.
     """
+    configs = list(words[words.index("--config") + 1 :]) if "--config" in words else []
+    number = next((place for place, word in enumerate(configs) if word.startswith("--")), len(configs))
+    if number > 1:
+        told = [(item.name, getattr(data_args, item.name), item.default) for item in fields(DataArguments)]
+        shown = [[f"--{name}", str(value)] for name, value, default in told if value not in (None, default)]
+        words = [word for name, value in shown for word in (name, value)]
     kept, keeps = [], False
     wanted = {"--config", *(f"--{item.name}" for item in fields(DataArguments))} - {"--check_images"}
     for word in words:

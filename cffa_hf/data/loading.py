@@ -131,6 +131,8 @@ def locate_dataset(
         if find_shards(folder)[2]:
             return Place("shards", name, folder)
         raise InputError(f"{folder}: this folder holds no dataset of a known layout; {_possibilities()}.")
+    if name and folder.is_file():
+        raise InputError(f"{folder} is a file; give its folder, {folder.parent}.")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
     _refuse_annotation_file(annotation_file, name)

@@ -33,7 +33,7 @@ from cffa_hf.data.rows import (
     validate_rows,
 )
 from cffa_hf.data.source_rows import SourceRows
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -341,7 +341,7 @@ def load_dataset_dict(
     divided_rows = assign_splits(
         read.rows, source, validation_identities=validation_identities, test_identities=test_identities, seed=seed
     )
-    return PersonDatasetDict(_join(divided_rows, images, ids), division_between(read.rows, divided_rows, seed))
+    return PersonDatasetDict(_join(divided_rows, images, ids, source), division_between(read.rows, divided_rows, seed))
 
 
 def read_dataset_rows(
@@ -374,6 +374,7 @@ def read_dataset_rows(
             outside.add((error.source, error.row))
 
     for split, part in parts.items():
+        _check_arrow(part, f"{source} ({split})")
         images = _images_of(part, split, source)
         kept.append(contain_images(images, f"{source} ({split})", folders, refuse_image))
         paths = pc.struct_field(images.with_format("arrow")[:].column("image"), "path").to_pylist()
@@ -411,7 +412,22 @@ def _images_of(part: Dataset, split: str, source: str) -> Dataset:
         raise InputError(f"{source}: the column 'image' of {split!r} holds no images ({error}).") from error
 
 
-def _join(divided_rows: Sequence[PersonRow], all_images: Dataset, ids: Sequence[int]) -> DatasetDict:
+def _check_arrow(part: Dataset, source: str) -> None:
+    """Refuse Arrow data whose offsets or texts are damaged: reading such data could end the process.
+
+    Raises:
+        InputError: They are.
+    """
+    try:
+        part.data.validate(full=True)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{source}: its Arrow files are damaged ({one_line(error, 200)}); save it again, or remove the files "
+            "cache-*.arrow if there are any beside them."
+        ) from error
+
+
+def _join(divided_rows: Sequence[PersonRow], all_images: Dataset, ids: Sequence[int], source: str) -> DatasetDict:
     """Put validated rows and their images together, split by split; `ids` are the `image_id` of all rows."""
     result = DatasetDict()
     for split, chosen in groupby(
@@ -422,5 +438,8 @@ def _join(divided_rows: Sequence[PersonRow], all_images: Dataset, ids: Sequence[
         columns["image_id"] = [ids[row.image_id] for row in part_rows]
         texts = Dataset.from_dict(columns, features=Features({name: FEATURES[name] for name in columns}))
         joined = concatenate_datasets([all_images.select([row.image_id for row in part_rows]), texts], axis=1)
+        _check_arrow(
+            joined, f"{source} ({split})"
+        )  # images out of order are copied into a file, which may have been there
         result[str(split)] = joined.select_columns(list(FEATURES))
     return result

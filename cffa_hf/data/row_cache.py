@@ -27,6 +27,7 @@ from cffa_hf.data.row_building import Notices, Source, make_part
 from cffa_hf.data.rows import FEATURES, SPLITS, Refuse, row_error, stop
 from cffa_hf.errors import InputError
 from cffa_hf.files import file_digest, new_folder, write_text
+from cffa_hf.json_files import read_object
 from cffa_hf.progress import progress_bar
 
 _VERSION = 1
@@ -89,7 +90,14 @@ def open_or_build(key: list[Any], build: Callable[[Path], None]) -> tuple[Datase
             if target.is_dir():
                 try:
                     return open_rows(target)
-                except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # a disk has lost something
+                except (
+                    InputError,
+                    OSError,
+                    ValueError,
+                    KeyError,
+                    TypeError,
+                    pa.ArrowException,
+                ):  # a disk lost something
                     shutil.rmtree(target)
             with new_folder(target, remedy=REMEDY) as unfinished:
                 build(unfinished)
@@ -100,11 +108,15 @@ def open_rows(folder: Path) -> tuple[DatasetDict, SetFacts]:
     """Open a folder of rows, memory-mapped.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError or pyarrow.ArrowException: Something in it is damaged.
+        InputError, OSError, ValueError, KeyError, TypeError or pyarrow.ArrowException: Something in it is damaged.
     """
-    facts = SetFacts(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+    facts = SetFacts(**read_object(folder / _FACTS))
+    if not isinstance(facts.counts, dict):
+        raise TypeError(f"{_FACTS} counts no splits")
     result = DatasetDict()
     for split, (_, images, _) in facts.counts.items():
+        if not (folder / f"{split}.arrow").is_file():
+            raise ValueError(f"{split}.arrow is no file")
         result[split] = Dataset.from_file(str(folder / f"{split}.arrow"))
         if len(result[split]) != images:
             raise ValueError(f"{split}.arrow has {len(result[split])} rows")
@@ -118,7 +130,7 @@ def _content_digest(file: Path, cache: Path) -> str:
     name = hashlib.sha256(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:32]
     known = cache / f"{name}.digest"
     with suppress(OSError, ValueError):
-        digest = known.read_text(encoding="utf-8")
+        digest = known.read_text(encoding="utf-8") if known.is_file() else ""
         if re.fullmatch("[0-9a-f]{64}", digest):
             return digest
     digest = file_digest(file)

@@ -179,6 +179,8 @@ def _shard(files: Any, root: str, path: str) -> Shard:
     kind = SUFFIXES[posixpath.splitext(path)[1]]
     try:
         identity = _identity(files, path)
+    except InputError:
+        raise
     except Exception as error:  # every file system has errors of its own
         raise _unreadable(path, error) from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_shards" / f"{identity}.safetensors"
@@ -194,6 +196,8 @@ def _shard(files: Any, root: str, path: str) -> Shard:
 def _identity(files: Any, path: str) -> str:
     """Digest what tells that a file has changed."""
     info = files.info(path)
+    if info.get("type") != "file":
+        raise InputError(f"{path}: the shard is no regular file, and a pipe would be waited for; copy it again.")
     tells = [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified", "sha", "blob_id")]
     return hashlib.sha256("\0".join([str(INDEX_VERSION), str(files.protocol), path, *tells]).encode()).hexdigest()
 

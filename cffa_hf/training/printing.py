@@ -111,16 +111,19 @@ def use_readable_lines(trainer: Any) -> None:
             trainer.add_callback(ProgressWithLines if shows_bar else PrintedLines)
 
 
-def best_sentence(state: TrainerState, folder: str) -> str:
+def best_sentence(state: TrainerState, folder: str, metric: str) -> str:
     """Say which model a finished run has kept, and where.
 
     Args:
         state: Of the run.
         folder: Where the model is saved.
+        metric: By which the best was chosen, `eval_rank1`.
     """
     if state.best_metric is None or state.best_model_checkpoint is None:
         return f"The model of the last epoch is in {folder}."
     kept = state.best_model_checkpoint.rpartition("-")[2]
     steps = {str(entry["step"]): entry.get("epoch") for entry in state.log_history}
     epoch = f"epoch {steps[kept]:.0f}" if steps.get(kept) is not None else f"step {kept}"
-    return f"The best model, of {epoch} (metric {state.best_metric:.2f}), is in {folder}."
+    name = metric.removeprefix("eval_").replace("_", " ")
+    name = f"Rank-{name[-1]}" if name in ("rank1", "rank5") else {"map": "mAP", "minp": "mINP"}.get(name.lower(), name)
+    return f"The best model, of {epoch} ({name} {state.best_metric:.2f}), is in {folder}."

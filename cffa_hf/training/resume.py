@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cffa_hf.errors import InputError
@@ -51,6 +52,12 @@ def flaw_of(folder: str | Path) -> str | None:
     for name in NUMBERS & state.keys():
         if not (state[name] is None or (isinstance(state[name], (int, float)) and math.isfinite(state[name]))):
             return f"its {STATE_FILE} has something else than a number as {name}"
+    try:
+        known = TrainerState(**state)
+    except TypeError:
+        return f"its {STATE_FILE} has a name that no state has"
+    if not isinstance(known.stateful_callbacks, dict) or "TrainerControl" not in known.stateful_callbacks:
+        return f"its {STATE_FILE} has lost the state of the callbacks"
     for part, patterns in PARTS.items():
         if not any(any(folder.glob(pattern)) for pattern in patterns):
             return f"it has no {part} ({patterns[0]})"

@@ -50,7 +50,7 @@ def test_a_method_says_nothing_of_the_data():
 @pytest.mark.parametrize("method", TERMS)
 def test_every_method_trains(method, people, tmp_path):
     layout = "icfg_pedes" if method == "rde" else "cuhk_pedes"
-    configs = [f"configs/methods/{method}.yaml", f"configs/{layout}.yaml", "configs/sizes/tiny.yaml"]
+    configs = [f"configs/{layout}.yaml", "configs/sizes/tiny.yaml", f"configs/methods/{method}.yaml"]
     words = [*SMALL, "--dataset_root", people, "--output_dir", tmp_path / "run"]
     done = run_python(REPOSITORY / "run_train.py", "--config", *configs, *words)
     assert done.returncode == 0, done.stderr[-3000:]

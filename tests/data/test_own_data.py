@@ -271,6 +271,18 @@ def path_only(paths):
     return Dataset.from_dict(data).cast_column("image", Image(decode=False))
 
 
+def test_damaged_offsets_of_a_saved_dataset_are_refused_before_they_end_the_process(tmp_path):
+    data = make_dataset(10, file_name=[f"{i * '0'}.png" for i in range(20)])
+    data.save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    offsets = data.data.column("file_name").chunk(0).buffers()[1].to_pybytes()[: 4 * 21]
+    content = file.read_bytes()
+    assert content.count(offsets) == 1
+    file.write_bytes(content.replace(offsets, offsets[:8] + b"\xff" * 4 + offsets[12:]))
+    with pytest.raises(InputError, match="Arrow files are damaged"):
+        load_dataset_dict(Dataset.load_from_disk(tmp_path / "saved"), "saved")
+
+
 def test_a_dataset_may_only_name_images_in_its_own_folder(tmp_path):
     folder = tmp_path / "saved"
     (folder / "imgs").mkdir(parents=True)

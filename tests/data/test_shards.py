@@ -1,5 +1,7 @@
 """Shards: indexed without being unpacked, read at random, and refused in one sentence where they are damaged."""
 
+import os
+
 import datasets
 import fsspec
 import pyarrow as pa
@@ -301,3 +303,10 @@ def test_remote_parquet_is_read_with_ranges():
     reader = ShardReader(open_shards("memory://rows"))
     assert reader.read(7).image == ROWS[7]["image"]["bytes"]
     assert reader.read(7).person_id is None
+
+
+def test_a_pipe_in_place_of_a_shard_is_not_waited_for(tmp_path):
+    write(tmp_path / "0.parquet")
+    os.mkfifo(tmp_path / "1.parquet")
+    with pytest.raises(InputError, match=r"1\.parquet: the shard is no regular file"):
+        open_shards(tmp_path)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from transformers import ProgressCallback, TrainerState
 
+from cffa_hf.arguments.data import DataArguments
 from cffa_hf.cli.train import evaluation_command
 from cffa_hf.training.printing import PrintedLines, ProgressWithLines, best_sentence, entry_line, use_readable_lines
 from tests.trainers import tiny_trainer
@@ -48,8 +49,8 @@ def test_a_terminal_gets_the_bar(monkeypatch):
 def test_the_end_names_the_best_epoch_and_the_folder():
     history = [{"step": 7, "epoch": 1.0}, {"step": 14, "epoch": 2.0}]
     state = TrainerState(log_history=history, best_metric=31.25, best_model_checkpoint="out/checkpoint-14")
-    assert best_sentence(state, "out") == "The best model, of epoch 2 (metric 31.25), is in out."
-    assert best_sentence(TrainerState(), "out") == "The model of the last epoch is in out."
+    assert best_sentence(state, "out", "eval_rank1") == "The best model, of epoch 2 (Rank-1 31.25), is in out."
+    assert best_sentence(TrainerState(), "out", "eval_rank1") == "The model of the last epoch is in out."
 
 
 def test_the_next_command_has_what_the_training_was_told_of_the_data():
@@ -65,5 +66,9 @@ def test_the_next_command_has_what_the_training_was_told_of_the_data():
         "--lora",
         "x",
     ]
-    command = evaluation_command(words, "out")
-    assert command == "cffa-hf evaluate out --config 'a b.yaml' methods/rde '--dataset=my data' --split_seed 2 --report"
+    one = evaluation_command(words[:2] + words[3:], "out", DataArguments(dataset="x"))
+    assert one == "cffa-hf evaluate out --config 'a b.yaml' '--dataset=my data' --split_seed 2 --report"
+    data = DataArguments(dataset="my data", dataset_root="here", split_seed=2)
+    assert evaluation_command(words, "out", data) == (
+        "cffa-hf evaluate out --dataset 'my data' --dataset_root here --split_seed 2 --report"
+    )

@@ -206,7 +206,9 @@ def checkpoint(folder: Path, step: int) -> Path:
     save_file({"weight": torch.zeros(1000)}, path / "model.safetensors")
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"state": torch.zeros(1000)}, path / name)
-    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    (path / "trainer_state.json").write_text(
+        json.dumps({"global_step": step, "stateful_callbacks": {"TrainerControl": {}}})
+    )
     return path
 
 
@@ -226,6 +228,20 @@ def test_a_checkpoint_with_a_missing_or_short_file_is_passed_over(tmp_path, name
     assert checkpoint_to_resume("auto", tmp_path) == str(whole)
     with pytest.raises(InputError, match=f"from {broken}: .*take {whole}"):
         checkpoint_to_resume(str(broken), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "flaw"),
+    [
+        ({"identity": 1}, "a name that no state has"),
+        ({"stateful_callbacks": {}}, "lost the state of the callbacks"),
+        ({"epoch": "one"}, "something else than a number as epoch"),
+    ],
+)
+def test_a_state_that_no_trainer_wrote_is_passed_over(tmp_path, change, flaw):
+    path = checkpoint(tmp_path, 5) / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert flaw in flaw_of(path.parent)
 
 
 def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
