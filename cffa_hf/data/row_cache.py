@@ -16,6 +16,7 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.entries import Entry, batched, merge_entries, number_identities, read_entries
@@ -45,7 +46,7 @@ class SetFacts:
         remarks: What is irregular in it, one sentence each, without the full stop.
     """
 
-    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -110,9 +111,7 @@ def open_rows(folder: Path) -> tuple[DatasetDict, SetFacts]:
     Raises:
         InputError, OSError, ValueError, KeyError, TypeError or pyarrow.ArrowException: Something in it is damaged.
     """
-    facts = SetFacts(**read_object(folder / _FACTS))
-    if not isinstance(facts.counts, dict):
-        raise TypeError(f"{_FACTS} counts no splits")
+    facts = TypeAdapter(SetFacts).validate_python(read_object(folder / _FACTS))
     result = DatasetDict()
     for split, (_, images, _) in facts.counts.items():
         if not (folder / f"{split}.arrow").is_file():
@@ -218,7 +217,10 @@ def write_rows(
 
 def write_facts(folder: Path, rows: Mapping[str, Dataset], remarks: list[str]) -> None:
     """Count the rows of each split, and write what is known of them beside their files."""
-    facts = SetFacts({split: tuple(count_split(part).values()) for split, part in rows.items()}, remarks)
+    counts = {split: count_split(part) for split, part in rows.items()}
+    facts = SetFacts(
+        {split: (each["identities"], each["images"], each["captions"]) for split, each in counts.items()}, remarks
+    )
     write_text(folder / _FACTS, json.dumps(asdict(facts)), remedy=REMEDY)
 
 

@@ -64,7 +64,7 @@ class IdentitySampler(Sampler[int]):
     ) -> None:
         self.captions_per_identity = captions_per_identity
         self.identities_per_batch, rest = divmod(batch_size, captions_per_identity)
-        self._order = np.argsort(person_labels, kind="stable")
+        self._order = np.argsort(person_labels, kind="stable").astype(np.min_scalar_type(-len(person_labels)))
         counts = np.unique(np.asarray(person_labels), return_counts=True)[1]
         if rest:
             raise InputError(

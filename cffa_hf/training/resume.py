@@ -56,6 +56,8 @@ def flaw_of(folder: str | Path) -> str | None:
         known = TrainerState(**state)
     except TypeError:
         return f"its {STATE_FILE} has a name that no state has"
+    if not isinstance(known.log_history, list) or not all(isinstance(entry, dict) for entry in known.log_history):
+        return f"its {STATE_FILE} has no list of log entries"
     if not isinstance(known.stateful_callbacks, dict) or "TrainerControl" not in known.stateful_callbacks:
         return f"its {STATE_FILE} has lost the state of the callbacks"
     for part, patterns in PARTS.items():

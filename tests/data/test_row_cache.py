@@ -78,7 +78,7 @@ def test_another_content_is_read_again(tmp_path):
 def test_a_damaged_cache_is_made_again(tmp_path, cache):
     write_set(tmp_path, 50)
     expected = load(tmp_path).to_list()
-    for name, content in (("train.arrow", b""), ("facts.json", b"{"), ("facts.json", b'{"counts": "x"}')):
+    for name, content in (("train.arrow", b""), ("facts.json", b"{"), ("facts.json", b'{"counts": {"train": [1]}}')):
         (file,) = (cache / "cffa_rows").glob(f"*/{name}")
         file.unlink()
         file.write_bytes(content)

@@ -235,6 +235,7 @@ def test_a_checkpoint_with_a_missing_or_short_file_is_passed_over(tmp_path, name
     [
         ({"identity": 1}, "a name that no state has"),
         ({"stateful_callbacks": {}}, "lost the state of the callbacks"),
+        ({"log_history": "x"}, "no list of log entries"),
         ({"epoch": "one"}, "something else than a number as epoch"),
     ],
 )
