@@ -293,7 +293,7 @@ def edit(number, **changes):
         ("split", None, ["split"]),
         ("path", None, []),
         ("captions", [], ["captions"]),
-        ("captions", ["  "], ["captions"]),
+        ("captions", ["  "], ["blank caption"]),
         ("path", "../outside.jpg", ["outside.jpg", "image folder"]),
         ("path", "absent.jpg", ["absent.jpg"]),
     ],
