@@ -96,6 +96,16 @@ def test_the_benchmark_of_large_sets_measures_two_starts(tmp_path, capsys):
     assert "memory of the pairs: 10000.0 MiB for each million pairs, 10 MiB" in told
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_memory_measures_every_step():
+    done = run_script("data_memory.py", "--images", "2000", "--reads", "100")
+    assert not done.returncode, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    assert [row[0] for row in rows][-3:] == ["100 pairs read", "identity sampler made", "its first batch drawn"]
+    for _, _, own, total, highest in rows:
+        assert 0 <= int(own) <= int(total) <= int(highest) < 500
+
+
 @pytest.mark.skipif(not ONEDNN, reason="this processor takes the stock linear layer")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])

@@ -128,6 +128,7 @@ NOT_RUN = {
     r"accelerate launch run_train\.py --config configs/pretrain/mals\.yaml": "tests/training/test_streaming.py streams",
     r"accelerate launch run_train\.py --config configs/cuhk_pedes\.yaml --init_from .*": "goes on from the one above",
     r"python benchmarks/ablation\.py .*": "hours; tests/test_benchmarks.py runs its quick form",
+    r"python benchmarks/data_memory\.py .*": "minutes; tests/test_benchmarks.py runs it on 2,000 images",
     r"python benchmarks/pretraining\.py": "hours; tests/test_benchmarks.py runs its quick form",
     r"MASTER=\$\(scontrol .*\)": "needs Slurm",
     r"python -m cffa_hf\.arguments\.listing": "writes into the package; tests/cli/test_cli.py compares what it writes",
