@@ -62,13 +62,14 @@ def load_person_dataset(
         InputError: Names what is wrong and the remedy, and what is possible when nothing fits.
     """
     place = locate_dataset(dataset, root, annotation_file)
-    numbers: dict[str, Any] = {"validation_identities": validation_identities, "test_identities": test_identities}
-    numbers["seed"] = seed
+    held_out: dict[str, Any] = {"validation_identities": validation_identities, "seed": seed}
+    numbers = held_out | {"test_identities": test_identities}
+    if place.kind in ("benchmark", "layout"):
+        refuse_test_identities(place.name, test_identities)
     try:
         if place.kind == "benchmark":
-            return _load_benchmark(place.name, place.folder, annotation_file, **numbers)
+            return load_annotations(place.name, place.folder, annotation_file=annotation_file, **held_out)
         if place.kind == "layout":
-            refuse_test_identities(place.name, test_identities)
             return load_layout(place.name, place.folder, annotation_file, validation_identities, seed, check_files)
         if place.kind == "hub":
             return load_dataset_dict(
@@ -159,22 +160,6 @@ def _refuse_annotation_file(annotation_file: str | Path | None, name: str) -> No
             f"annotation_file is {str(annotation_file)!r}, but only {', '.join([*ANNOTATION_FORMATS, *LAYOUTS])} have one, "
             f"not {name!r}; leave the setting out."
         )
-
-
-def _load_benchmark(
-    name: str,
-    root: str | Path,
-    annotation_file: str | Path | None,
-    *,
-    validation_identities: int | None,
-    test_identities: int | None,
-    seed: int,
-) -> PersonDatasetDict:
-    if test_identities is not None:
-        raise InputError(f"test_identities is {test_identities}, but {name} has a test split; leave the setting out.")
-    return load_annotations(
-        name, root, annotation_file=annotation_file, validation_identities=validation_identities, seed=seed
-    )
 
 
 def _benchmark_in(folder: Path, annotation_file: str | Path | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 
+from cffa_hf.data.large_sets import refuse_test_identities
 from cffa_hf.data.loading import Place, locate_dataset
 from cffa_hf.data_check.findings import DIVISION, FILE, Report
 from cffa_hf.data_check.image_findings import check_images_of
@@ -106,10 +107,6 @@ def _check(
     workers: int | None,
     progress: bool,
 ) -> None:
-    if place.kind in ("benchmark", "layout") and division["test_identities"] is not None:
-        report.refuse(
-            InputError(f"{place.name} has splits of its own; leave the number of test identities out."), DIVISION
-        )
     try:
         opened = open_rows(place, report, work, division)
     except InputError as error:
@@ -118,6 +115,8 @@ def _check(
     report.folder, report.files, report.image_folder = opened.folder, opened.files, opened.images
     check_rows(opened, report, one_row_an_image=place.kind in ("benchmark", "layout"))
     try:
+        if place.kind in ("benchmark", "layout"):
+            refuse_test_identities(place.name, division["test_identities"])
         divided = opened.divide()
     except InputError as error:
         report.refuse(error, DIVISION)

@@ -86,7 +86,7 @@ def open_rows(place: Place, report: Report, work: Path, division: Mapping[str, A
     def divide() -> list[PersonRow]:
         divided = _assigned(read, division)
         if not report.number("error"):  # rows and images are joined only now, through caches that may be damaged
-            load_person_dataset(place.name if place.kind == "hub" else place.folder)
+            load_person_dataset(place.name if place.kind == "hub" else place.folder, **division)
         return divided
 
     return _opened(read, divide, lambda row: images[row.image_id]["image"])

@@ -14,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from cffa_hf.names import LOSS_TERM
+from cffa_hf.names import LOSS_TERM, METRICS
 
 
 def entry_line(logs: dict[str, float], state: TrainerState, seconds_left: float | None = None) -> str:
@@ -124,6 +124,5 @@ def best_sentence(state: TrainerState, folder: str, metric: str) -> str:
     kept = state.best_model_checkpoint.rpartition("-")[2]
     steps = {str(entry["step"]): entry.get("epoch") for entry in state.log_history}
     epoch = f"epoch {steps[kept]:.0f}" if steps.get(kept) is not None else f"step {kept}"
-    name = metric.removeprefix("eval_").replace("_", " ")
-    name = f"Rank-{name[-1]}" if name in ("rank1", "rank5") else {"map": "mAP", "minp": "mINP"}.get(name.lower(), name)
+    name = METRICS.get(metric.removeprefix("eval_").removeprefix("test_"), metric)
     return f"The best model, of {epoch} ({name} {state.best_metric:.2f}), is in {folder}."

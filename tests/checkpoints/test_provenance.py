@@ -60,6 +60,16 @@ def test_what_chose_the_checkpoint(run, tmp_path):
     assert read_selection(tmp_path / "run") == "validation"
 
 
+def test_what_was_published_says_it_with_its_results(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("trainer_state.json", "checkpoint-*"))
+    assert open_checkpoint(tmp_path / "run", device="cpu").selected_on == "unknown"
+    digest = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    for sha, told, expected in ((digest, "test", "test"), (digest, "x", "unknown"), ("0", "test", "unknown")):
+        results = {"selected_on": told, "checkpoint": {"weights_sha256": sha}}
+        (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+        assert open_checkpoint(tmp_path / "run", device="cpu").selected_on == expected
+
+
 @pytest.mark.parametrize("metric", ["eval_rank1", "eval_test_rank1"])
 def test_the_test_split_is_named_where_it_chose(run, tmp_path, metric):
     shutil.copytree(run, tmp_path / "run")

@@ -116,6 +116,7 @@ sys.exit(main())
     [
         (["--version"], 0, VERSION),
         (["serch"], 2, "no command 'serch'; did you mean 'search'?"),
+        (["check-data", "people", "--fxi", "out"], 2, "unrecognized arguments: --fxi; did you mean '--fix'?"),
         (["search"], 2, "SENTENCE"),
         (["train", "--help"], 0, "--learning_rate"),
         (["evaluate", "--help"], 0, "--stress"),

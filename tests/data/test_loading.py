@@ -87,6 +87,12 @@ def test_what_fits_nothing_lists_the_possibilities(name):
         assert words in message
 
 
+def test_a_file_in_place_of_its_folder_is_refused_without_a_network(tmp_path):
+    (tmp_path / "metadata.csv").touch()
+    with pytest.raises(InputError, match=r"metadata\.csv is a file; give its folder"):
+        load_person_dataset(tmp_path / "metadata.csv")
+
+
 def test_a_folder_of_nothing_lists_the_possibilities(tmp_path):
     message = failure(tmp_path)
     assert message.startswith(f"{tmp_path}: this folder holds no dataset")

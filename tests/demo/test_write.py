@@ -89,9 +89,12 @@ def test_an_interrupted_rendering_is_completed_and_a_whole_one_kept(tmp_path: Pa
     assert images[0].stat().st_mtime_ns == kept
 
 
-def test_other_parameters_replace_the_demo(tmp_path: Path):
+def test_other_parameters_replace_the_demo(tmp_path: Path, caplog):
     small(tmp_path)
+    small(tmp_path)
+    assert not caplog.messages
     folder = small(tmp_path, seed=9)
+    assert caplog.messages == [f"the demo in {folder}, of 5 + 2 + 3 identities with seed 3, is replaced"]
     assert contents(folder) == contents(small(tmp_path / "fresh", seed=9))
 
 

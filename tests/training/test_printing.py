@@ -50,6 +50,7 @@ def test_the_end_names_the_best_epoch_and_the_folder():
     history = [{"step": 7, "epoch": 1.0}, {"step": 14, "epoch": 2.0}]
     state = TrainerState(log_history=history, best_metric=31.25, best_model_checkpoint="out/checkpoint-14")
     assert best_sentence(state, "out", "eval_rank1") == "The best model, of epoch 2 (Rank-1 31.25), is in out."
+    assert "(mAP 31.25)" in best_sentence(state, "out", "eval_test_mAP")
     assert best_sentence(TrainerState(), "out", "eval_rank1") == "The model of the last epoch is in out."
 
 

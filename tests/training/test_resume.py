@@ -102,6 +102,7 @@ def test_sigterm_saves_and_workers_change_nothing(data, uninterrupted, tmp_path)
     checkpoint = newest_whole_checkpoint(run.folder)
     assert checkpoint is not None
     assert f"saved {checkpoint}" in run.output()
+    assert run.output().rstrip().endswith("stopped by SIGTERM before the end; go on with --resume_from_checkpoint auto")
     assert not (run.folder / "model.safetensors").exists()  # nothing half trained is published
 
     run = Run(tmp_path / "run", data, resume_from_checkpoint="auto", **settings)
