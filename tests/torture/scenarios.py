@@ -243,7 +243,7 @@ SCENARIOS = (
         problem=_out_problem,
         refuses_finished=True,
     ),
-    Scenario("caches of rows, ids, images", ("caches",), ("data", "large"), problem=_out_problem),
+    Scenario("caches of rows, ids, images", ("caches",), ("data", "large"), problem=_whole_problem),
 )
 
 
