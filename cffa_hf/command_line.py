@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from cffa_hf.errors import InputError, RunStopped, is_text, mask_tokens, one_line, plain_error, printable, visible
+from cffa_hf.errors import FULL, InputError, RunStopped, is_text, mask_tokens, one_line, plain_error, printable, visible
 from cffa_hf.version import VERSION
 
 
@@ -166,9 +166,10 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), 1
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "OutOfMemory" in type(error).__name__:
         return "The memory is full: take a smaller batch or a smaller model; what was saved before is whole.", 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS):
         place = f" ({error.filename})" if error.filename else ""
-        return f"Nothing more can be written{place}: {error.strerror}; make room or choose another place.", 1
+        status = 1 if error.errno in FULL else 2
+        return f"Nothing more can be written{place}: {error.strerror}; make room or choose another place.", status
     what = printable(f"{type(error).__name__}: {one_line(error, 200)}")
     return (
         f"This is a bug of cffa_hf, not a mistake of yours ({what}); please send us {_write_report(error)}, or run the "

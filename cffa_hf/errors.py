@@ -1,5 +1,6 @@
 """The errors that are printed as one sentence: a mistake in the input, and a run that cannot go on."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -109,6 +110,27 @@ class RunStopped(RuntimeError):
 
     def __init__(self, message: object = ""):
         super().__init__(printable(str(message)))
+
+
+# What a full disk, a quota and a limit on the size of files say; libraries in Rust tell it by their number alone.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def unwritable(path: str | os.PathLike[str], error: Exception, remedy: str = "choose another place") -> Exception:
+    """Return the error to raise for a file or a folder that cannot be written.
+
+    Args:
+        path: The file or folder.
+        error: Of the system or of a library.
+        remedy: What the message proposes, for a full disk besides making room.
+
+    Returns:
+        RunStopped if the disk is full, which no input can mend, otherwise (a read-only folder, a file in its place) InputError.
+    """
+    reason = (getattr(error, "strerror", None) or one_line(error))[:200]
+    full = getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL)
+    sentence = f"{os.fspath(path)} cannot be written ({reason}); {'make room, or ' if full else ''}{remedy}."
+    return RunStopped(sentence) if full else InputError(sentence)
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cffa_hf.errors import InputError, RunStopped, one_line
+from cffa_hf.errors import InputError, RunStopped, unwritable
 from cffa_hf.locks import check_still_there, folder_lock, forget, remember
 
 UNFINISHED = re.compile(r"\..+\.(?P<process>\d+)\.unfinished")
@@ -39,6 +39,7 @@ def write_text(path: str | Path, text: str, *, remedy: str = "choose another pla
 
     Raises:
         InputError: If it cannot be written; what was there is untouched.
+        RunStopped: If the disk is full; what was there is untouched.
     """
     write_bytes(path, text.encode(), remedy=remedy)
 
@@ -54,6 +55,7 @@ def write_bytes(path: str | Path, content: bytes, *, remedy: str = "choose anoth
 
     Raises:
         InputError: If it cannot be written; what was there is untouched.
+        RunStopped: If the disk is full; what was there is untouched.
     """
     with new_file(path, remedy=remedy, one_of_many=one_of_many) as partial:
         partial.write_bytes(content)
@@ -69,6 +71,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
 
     Raises:
         InputError: If it cannot be written; what was there is untouched.
+        RunStopped: If the disk is full; what was there is untouched.
     """
     with new_file(path) as partial:
         save_file(dict(tensors), partial, metadata=metadata)
@@ -94,6 +97,7 @@ def new_file(path: str | Path, *, remedy: str = "choose another place", one_of_m
 
     Raises:
         InputError: If it cannot be written; what was there is untouched.
+        RunStopped: If the disk is full; what was there is untouched.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
@@ -114,7 +118,7 @@ def new_file(path: str | Path, *, remedy: str = "choose another place", one_of_m
     except Exception as error:
         if not _is_of_writing(error):
             raise
-        raise _unwritable(path, error, remedy) from error
+        raise unwritable(path, error, remedy) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -154,7 +158,7 @@ def new_folder(target: str | Path, *, over: bool = False, remedy: str = "choose 
     except Exception as error:
         if not _is_of_writing(error):
             raise
-        raise _unwritable(target, error, remedy) from error
+        raise unwritable(target, error, remedy) from error
 
 
 def check_free(target: str | Path) -> None:
@@ -240,20 +244,21 @@ def move_files(source: Path, target: Path, *, first_gone: str) -> None:
 
 @contextmanager
 def writing(target: str | Path) -> Iterator[None]:
-    """Turn errors of the file system into an InputError that names the target.
+    """Turn errors of the file system into one that names the target.
 
     Args:
         target: What is written.
 
     Raises:
         InputError: In place of an OSError.
+        RunStopped: In its place if the disk is full.
     """
     try:
         yield
     except Exception as error:
         if not _is_of_writing(error):
             raise
-        raise _unwritable(Path(target), error) from error
+        raise unwritable(Path(target), error) from error
 
 
 def flush(path: Path) -> None:
@@ -314,8 +319,3 @@ def _is_of_writing(error: Exception) -> bool:
     if isinstance(error, InputError | RunStopped):
         return False
     return isinstance(error, OSError | SafetensorError) or "(os error " in str(error)
-
-
-def _unwritable(path: Path, error: Exception, remedy: str = "choose another place") -> InputError:
-    reason = (getattr(error, "strerror", None) or one_line(error))[:200]
-    return InputError(f"{path} cannot be written ({reason}); make room, or {remedy}.")

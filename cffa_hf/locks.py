@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cffa_hf.errors import InputError, RunStopped
+from cffa_hf.errors import InputError, RunStopped, unwritable
 
 # Folders that this process works in: device and inode by which each is known again.
 _held: dict[Path, tuple[int, int]] = {}
@@ -51,7 +51,7 @@ def folder_lock(
             f"{folder} {what} by another program ({_holder(stem)}): wait for its end, or {remedy}."
         ) from error
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another place.") from error
+        raise unwritable(folder, error) from error
     holder = stem.with_name(f"{stem.name}.holder")
     try:
         if outermost:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, RunStopped
 from cffa_hf.files import file_digest, new_folder, write_tensors, write_text
 
 
@@ -64,7 +64,7 @@ def write_on_a_full_disk(kind, folder, answer):
         else:
             with new_folder(folder / "b") as new:
                 (new / "a").write_text("x" * 10**6)
-    except InputError as error:
+    except RunStopped as error:
         answer.put(str(error))
 
 

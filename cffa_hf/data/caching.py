@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import unwritable
 
 REMEDY = "set HF_DATASETS_CACHE to another disk"
 
@@ -15,11 +15,10 @@ def writable_cache(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: In place of the system's error.
+        RunStopped: If the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise InputError(
-            f"{folder}: the cache cannot be written ({error.strerror or error}); make room, or {REMEDY}."
-        ) from error
+        raise unwritable(f"{folder}: the cache", error, REMEDY) from error

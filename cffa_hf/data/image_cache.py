@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from cffa_hf.data.caching import REMEDY, writable_cache
 from cffa_hf.data.pairs import pixel_column
-from cffa_hf.errors import InputError
+from cffa_hf.errors import RunStopped, unwritable
 from cffa_hf.files import new_folder
 from cffa_hf.inputs.images import load_pixels
 from cffa_hf.inputs.packed import file_of
@@ -47,7 +47,8 @@ def cache_images(
         The rows with one more column, binary: `(3, height, width)` uint8.
 
     Raises:
-        InputError: An image cannot be read, or there is not enough disk space for the cache.
+        InputError: An image cannot be read.
+        RunStopped: There is not enough disk space for the cache.
     """
     column = pixel_column(image_size)
     images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
@@ -91,20 +92,20 @@ def check_space(path: Path, count: int, image_size: tuple[int, int]) -> None:
     """Print how large the cache will be, and check that it fits on the disk.
 
     Raises:
-        InputError: If there is not enough disk space for it.
+        InputError: If its folder cannot be made.
+        RunStopped: If there is not enough disk space for it.
     """
     height, width = image_size
     need = count * 3 * height * width
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path.parent}: the cache of resized images cannot be made ({error.strerror}); set HF_DATASETS_CACHE to "
-            "another folder, or cache_images to false."
+        raise unwritable(
+            f"{path.parent}: the cache of resized images", error, f"{REMEDY}, or cache_images to false"
         ) from error
     free = shutil.disk_usage(path.parent).free
     if need > free:
-        raise InputError(
+        raise RunStopped(
             f"{path.parent}: {count:,} resized images need {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; "
             "make room, set HF_DATASETS_CACHE to another disk, or cache_images to false."
         )
@@ -119,6 +120,7 @@ def write_pixels(
 
     Raises:
         InputError: An image cannot be read, or the file cannot be written.
+        RunStopped: The disk is full.
     """
     features = datasets.Features({"pixels": datasets.Value("binary")})
     shown = datasets.is_progress_bar_enabled()
@@ -143,9 +145,8 @@ def write_pixels(
                 desc="caching images",
             )
     except OSError as error:
-        raise InputError(
-            f"{path}: the cache of resized images cannot be written ({error.strerror or error}); make room, set "
-            "HF_DATASETS_CACHE to another disk, or cache_images to false."
+        raise unwritable(
+            f"{path}: the cache of resized images", error, f"{REMEDY}, or cache_images to false"
         ) from error
     finally:
         if shown:

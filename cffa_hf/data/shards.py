@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cffa_hf.data.rows import SPLITS, Refuse, count, shorten, stop
-from cffa_hf.errors import InputError, one_line
+from cffa_hf.errors import InputError, RunStopped, one_line
 from cffa_hf.files import write_tensors
 from cffa_hf.inputs.images import IMAGE_SUFFIXES
 from cffa_hf.inputs.packed import MAX_IMAGE_BYTES
@@ -188,7 +188,7 @@ def _shard(files: Any, root: str, path: str) -> Shard:
         table = load_file(cache)["table"].numpy()
     except (OSError, SafetensorError, KeyError):
         table = _index(files, path, kind)
-        with suppress(InputError):  # a read-only cache costs only the time of the next index
+        with suppress(InputError, RunStopped):  # a full or read-only cache costs only the time of the next index
             write_tensors(cache, {"table": torch.from_numpy(table)})
     return Shard(path, kind, split_of(posixpath.relpath(path, root)), table, identity)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Image
 
 from cffa_hf.data.columns import image_sources
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, RunStopped
 from cffa_hf.files import new_file, write_text
 from cffa_hf.inputs.packed import file_of, read_stored, shard_of, stored_size
 from cffa_hf.progress import progress_bar
@@ -33,7 +33,8 @@ def write_shards(splits: Mapping[str, Dataset], folder: Path, finished: Path) ->
         finished: A folder beside it that says of which rows each finished file is.
 
     Raises:
-        InputError: If an image has gone, or there is not enough disk space.
+        InputError: If an image has gone.
+        RunStopped: If there is not enough disk space.
     """
     for place in (folder, finished):
         place.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def _rows_digest(rows: Dataset, begin: int, end: int) -> str:
 def _check_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise InputError(
+        raise RunStopped(
             f"{folder}: the Parquet files need {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; make room, "
             "or set HF_DATASETS_CACHE, or the folder of a dry run, to another disk."
         )

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, unwritable
 from cffa_hf.json_files import read_object
 
 
@@ -23,7 +23,7 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output_dir.") from error
+        raise unwritable(path, error, "choose another output_dir") from error
     return path
 
 

@@ -13,7 +13,7 @@ from cffa_hf.data import image_cache
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.pairs import ImageDataset, PairDataset
 from cffa_hf.data.rows import FEATURES
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, RunStopped
 from tests.tiny import person_rows, tiny_processor
 
 SIZE = (48, 16)
@@ -129,5 +129,5 @@ def test_a_bad_image_leaves_no_cache(cache, rows):
 
 def test_without_room_it_says_what_to_do(cache, rows, monkeypatch):
     monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(InputError, match=r"6 resized images need 0\.0 MB, and 0\.0 MB are free; make room"):
+    with pytest.raises(RunStopped, match=r"6 resized images need 0\.0 MB, and 0\.0 MB are free; make room"):
         cache_images(rows, SIZE, progress=False)

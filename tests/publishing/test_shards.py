@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cffa_hf.cli import main
 from cffa_hf.data.rows import FEATURES
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, RunStopped
 from cffa_hf.publishing import shards
 from cffa_hf.publishing.shards import cut, write_shards
 from tests.processes import kill_when_it_waits, python_child
@@ -83,7 +83,7 @@ def test_an_image_that_has_gone_is_named(tmp_path, files):
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, files, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(InputError, match=r"need 0\.0 GB, and 0\.0 GB are free"):
+    with pytest.raises(RunStopped, match=r"need 0\.0 GB, and 0\.0 GB are free"):
         write_shards({"train": files}, tmp_path / "data", tmp_path / "finished")
     assert not list((tmp_path / "data").iterdir())
 

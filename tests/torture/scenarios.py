@@ -1,6 +1,7 @@
 """The commands that are killed: what they work on, what was there before, and what must be readable at any time."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,10 +175,10 @@ def _whole_problem(work: Path, old: dict[str, Any], new: dict[str, Any]) -> str 
 
 
 def _out_problem(work: Path, old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """The folder `out` is as it was, or as it will be, or not there if it was not."""
+    """The folder `out` is as it was, or as it will be, or not there if it was not; hidden, a file may be unfinished."""
 
     def of(state: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in state.items() if name.startswith("out/")}
+        return {name: value for name, value in state.items() if re.match(r"out/(?!\.[^/]*\.unfinished$)", name)}
 
     now = of(snapshot(work))
     return None if now in (of(old), of(new)) else f"out holds neither the old nor the new files: {sorted(now)[:9]}"
