@@ -445,6 +445,7 @@ def prepare(name: str, folder: Path) -> Iterator[str]:
         paths = sorted((folder / "photos").glob("*.png"))
         lines = [f"{path.name},{values[number % len(values)][1]}" for number, path in enumerate(paths)]
         (folder / "photos.csv").write_text("\n".join([",".join(head), *lines]))
+        Image.open(paths[0]).convert("RGB").save(folder / "person.jpg")
     if name == "docs/export.md":
         yield "python push_to_hub.py outputs/demo --repo-id me/model --dry-run published"
     if name == "docs/index.md":

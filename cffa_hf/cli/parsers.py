@@ -178,7 +178,9 @@ def add_index(parser: argparse.ArgumentParser) -> None:
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cffa-hf search`."""
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="what cffa-hf index wrote, or a folder of images")
-    parser.add_argument("sentence", metavar="SENTENCE", help="describes the person to look for")
+    parser.add_argument(
+        "query", metavar="QUERY", help="a sentence that describes the person, or an image of the person"
+    )
     parser.add_argument("former", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--checkpoint", help=GALLERY_MODEL)
     parser.add_argument(
@@ -192,6 +194,10 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="camera=cam_a, camera=cam_a,cam_b, time>=2024-01-31; may be given several times",
     )
     parser.add_argument("--minimum-score", type=float, metavar="SCORE", help="leave out images below it")
+    parser.add_argument("--text", metavar="SENTENCE", help="with an image: what is searched for at the same time")
+    parser.add_argument(
+        "--text-weight", type=float, metavar="W", help="of that, from 0 (image alone) to 1; default: 0.5"
+    )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also draw the images found into this file")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, help="default: that of the gallery")
@@ -362,11 +368,12 @@ COMMANDS = {
     ),
     "search": Command(
         "search",
-        "rank a gallery, or a folder of images, by a sentence",
+        "rank a gallery, or a folder of images, by a sentence or an image",
         add_search,
         (
             'search photos-gallery "a woman in a green coat" --sheet found.png',
             'search photos "a man with a red backpack" --checkpoint outputs/demo --top 10',
+            'search photos-gallery person.jpg --text "with a red backpack"',
         ),
     ),
     "app": Command(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from cffa_hf.cli import main
 from cffa_hf.inputs.images import read_image
+from cffa_hf.search.gallery import Gallery
 from tests.shards import write_shards
 from tests.tiny import person_rows, tiny_model, tiny_processor
 
@@ -47,6 +48,24 @@ def test_a_gallery_knows_its_model(world, gallery, capsys, tmp_path):
     assert Image.open(tmp_path / "found.png").width > 100
     assert main(["search", str(gallery), "red", "--minimum-score", "1"]) == 0
     assert "no image passes" in capsys.readouterr().out
+
+
+def test_an_image_is_a_query_too(world, gallery, capsys, tmp_path):
+    picture = sorted((world / "people").iterdir())[2]
+    words = ["search", str(gallery), str(picture), "--top", "6"]
+    assert main([*words, "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone[0]["path"] == str(picture)
+    assert alone[0]["score"] == pytest.approx(1, abs=2e-3)
+    opened = Gallery.open(gallery)
+    for given, options in (({}, []), ({"text_weight": 0.9}, ["--text-weight", "0.9"])):
+        assert main([*words, "--text", "a red shirt", *options, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        wanted = opened.search_image(picture, 6, text="a red shirt", **given)
+        assert [each["score"] for each in found] == pytest.approx([each.score for each in wanted], abs=1e-5)
+        assert found != alone
+    assert main([*words, "--text", "a red shirt", "--sheet", str(tmp_path / "found.png")]) == 0
+    assert Image.open(tmp_path / "found.png").width > 100
 
 
 def test_shards_are_indexed_by_the_same_command(world, tmp_path, capsys, monkeypatch):
@@ -93,6 +112,10 @@ def test_indexing_again_says_what_there_is(world, gallery, capsys):
         (["search", "{gallery}", "red", "--where", "camera"], "A filter looks like"),
         (["search", "{gallery}", "red", "--precision", "bfloat16"], "made in float32"),
         (["search", "{gallery}", "red", "--top", "0"], "must be at least 1"),
+        (["search", "{gallery}", "none.jpg"], "none.jpg"),
+        (["search", "{gallery}", "red", "--text", "a hat"], "go with an image as the query"),
+        (["search", "{gallery}", "red", "--text-weight", "1"], "go with an image as the query"),
+        (["search", "{gallery}", "{people}/0_0.png", "--text", "a", "--text-weight", "2"], "between 0 and 1"),
         (["search", "{people}", "red"], "name the model with --checkpoint"),
         (["search", "{model}", "{people}", "red"], "The model is an option now"),
         (["search", "{people}/none", "red", "--checkpoint", "{model}"], "no such folder"),
