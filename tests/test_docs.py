@@ -24,6 +24,7 @@ import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from huggingface_hub import constants, hf_api
+from PIL import Image
 from torch.distributed.run import get_args_parser
 from transformers import CLIPConfig, CLIPModel
 

@@ -1,6 +1,7 @@
 """Settings in YAML files: later files win over earlier ones, and an unknown key is an error that names the file."""
 
 import argparse
+import difflib
 import logging
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -78,9 +79,7 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
             raise InputError(f"the config {path} is no file of at most {LARGEST // 2**20} MiB.")
         content = yaml.load(path.read_text(encoding="utf-8"), SettingsLoader)
     except FileNotFoundError as error:
-        beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        hint = f"; {path.parent} has {', '.join(beside)}" if beside else "; `cffa-hf config` lists those of the package"
-        raise InputError(f"the config {path} does not exist{hint}.") from error
+        raise InputError(f"the config {path} does not exist; {_nearest_config(path)}.") from error
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -97,6 +96,30 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
             hint = f"did you mean '{close}'?" if close else "--help lists all settings"
             raise InputError(f"the config {path} has an unknown setting '{name}' ({hint}).")
     return content
+
+
+def closest_config(wrong: str, names: Collection[str]) -> str | None:
+    """Return the config that was probably meant, judged by the last part of its name; one in the same folder comes first.
+
+    Example:
+        >>> closest_config("clpi", ["demo", "methods/clip", "sizes/tiny"])
+        'methods/clip'
+    """
+    folder, _, last = wrong.rpartition("/")
+    close = difflib.get_close_matches(last, {name.rpartition("/")[2] for name in names}, n=1)
+    meant = [name for name in sorted(names) if name.rpartition("/")[2] in close]
+    return min(meant, key=lambda name: name.rpartition("/")[0] != folder, default=None)
+
+
+def _nearest_config(path: Path) -> str:
+    """Say which config a missing one was meant to be, or which there are."""
+    if path.parts[0] == CONFIG_FOLDER.name:
+        here = {file.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for file in CONFIG_FOLDER.glob("**/*.yaml")}
+        wrong = path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix()
+        if close := closest_config(wrong, here | set(shipped_configs())):
+            return f"did you mean '{close}'? `cffa-hf config` lists those of the package"
+    beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
+    return f"{path.parent} has {', '.join(beside)}" if beside else "`cffa-hf config` lists those of the package"
 
 
 def read_configs(

@@ -6,7 +6,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from cffa_hf.arguments.config_files import shipped_configs
+from cffa_hf.arguments.config_files import closest_config, shipped_configs
 from cffa_hf.errors import InputError
 
 
@@ -20,7 +20,9 @@ def run(arguments: argparse.Namespace) -> None:
         return
     name = arguments.name.removeprefix("configs/").removesuffix(".yaml")
     if name not in configs:
-        raise InputError(f"the package has no config {arguments.name}; `cffa-hf config` lists those it has.")
+        close = closest_config(name, configs)
+        hint = f"did you mean '{close}'?" if close else "`cffa-hf config` lists those it has."
+        raise InputError(f"the package has no config {arguments.name}; {hint}")
     print(configs[name].read_text(encoding="utf-8"), end="")
 
 

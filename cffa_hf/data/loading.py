@@ -1,5 +1,6 @@
 """Loading of any dataset: a benchmark by its name, a folder, or the name of a dataset on the Hub."""
 
+import difflib
 import json
 import re
 import shlex
@@ -135,7 +136,9 @@ def locate_dataset(
     if name and folder.is_file():
         raise InputError(f"{folder} is a file; give its folder, {folder.parent}.")
     if not _HUB_NAME.fullmatch(name):
-        raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {_possibilities()}.")
+        close = difflib.get_close_matches(key, [*ANNOTATION_FORMATS, *LAYOUTS], n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"{_possibilities()}."
+        raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {hint}")
     _refuse_annotation_file(annotation_file, name)
     return Place("hub", name, folder)
 
@@ -147,10 +150,11 @@ def _needed(root: str | Path | None, name: str, folder: str) -> str | Path:
 
 
 def _possibilities() -> str:
-    names = ", ".join([*ANNOTATION_FORMATS, *LAYOUTS])
+    others = ", ".join(name for name in LAYOUTS if not name.endswith(tuple(ANNOTATION_FORMATS)))
     return (
-        f"dataset must be one of {names} (with root), a folder with {' or '.join(METADATA_FILES)}, a folder of shards "
-        "(.tar or .parquet), a folder written by save_to_disk, or the name of a dataset on the Hub (owner/name)"
+        f"dataset is the name of a benchmark ({', '.join(ANNOTATION_FORMATS)}) or of a set for pre-training ({others}), with "
+        f"root; a folder with {' or '.join(METADATA_FILES)}, of shards (.tar, .parquet) or of save_to_disk; or "
+        "owner/name on the Hub"
     )
 
 

@@ -250,7 +250,9 @@ def copy_records(source: Path, out: Path, *, private: bool, with_pictures: bool 
         draw_training_curves(curves, out / TRAINING_PICTURE)
     results = read_record(source / RESULTS)
     if not results:
-        logger.warning(f"{source} was not evaluated yet, so the card has no numbers; cffa-hf evaluate {source} gives it some.")
+        logger.warning(
+            f"{source} was not evaluated yet, so the card has no numbers; cffa-hf evaluate {source} gives it some."
+        )
         return
     checkpoint = results.get("checkpoint")
     digest = checkpoint.get("weights_sha256") if isinstance(checkpoint, dict) else None

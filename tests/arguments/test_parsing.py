@@ -13,6 +13,7 @@ from cffa_hf.arguments.data import DataArguments, TrainingDataArguments
 from cffa_hf.arguments.model import ModelArguments
 from cffa_hf.arguments.parsing import parse_arguments
 from cffa_hf.arguments.training import CFFATrainingArguments
+from cffa_hf.cli import main
 from cffa_hf.errors import InputError
 from cffa_hf.records.run import changed_settings
 
@@ -136,6 +137,15 @@ def test_a_method_that_is_not_there(config, monkeypatch):
     message = refuse(config(), "--config", "methods/foo")
     assert "configs/methods/foo.yaml does not exist; configs/methods has" in message
     assert "irra" in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("tiny", "sizes/tiny"), ("methods/clpi", "methods/clip"), ("own_dta", "own_data")]
+)
+def test_a_config_that_is_spelt_wrong(config, wrong, meant, capsys):
+    assert f"does not exist; did you mean '{meant}'?" in refuse(config(), "--config", wrong)
+    assert main(["config", wrong]) == 2
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", ["methods/rde", "configs/methods/rde.yaml"])

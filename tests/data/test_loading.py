@@ -93,6 +93,14 @@ def test_a_file_in_place_of_its_folder_is_refused_without_a_network(tmp_path):
         load_person_dataset(tmp_path / "metadata.csv")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("cuhk_peds", "cuhk_pedes"), ("ICFG-PEDS", "icfg_pedes"), ("malls", "mals")]
+)
+def test_a_name_that_is_spelt_wrong(wrong, meant):
+    with pytest.raises(InputError, match=f"There is no dataset '{wrong}'.*; did you mean '{meant}'"):
+        load_person_dataset(wrong, None)
+
+
 def test_a_folder_of_nothing_lists_the_possibilities(tmp_path):
     message = failure(tmp_path)
     assert message.startswith(f"{tmp_path}: this folder holds no dataset")
