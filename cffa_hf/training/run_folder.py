@@ -26,7 +26,8 @@ def refuse_earlier_run(folder: str | Path, *, resuming: bool, overwrite: bool) -
         return
     folder = Path(folder)
     found = [name for name in MODEL_FILES if (folder / name).exists()]
-    found += sorted(path.name for path in folder.glob("checkpoint-*") if path.is_dir())[-1:]
+    checkpoints = [path.name for path in folder.glob("checkpoint-*") if path.is_dir()]
+    found += sorted(checkpoints, key=lambda name: (len(name), name))[-1:]  # checkpoint-15 comes after checkpoint-2
     if found:
         raise InputError(
             f"{folder} holds an earlier run ({found[0]}), which would be overwritten: go on with it "

@@ -23,6 +23,13 @@ def test_an_earlier_run_is_refused_unless_it_is_resumed_or_overwritten(tmp_path,
     refuse_earlier_run(tmp_path, resuming=False, overwrite=True)
 
 
+def test_the_newest_checkpoint_is_named(tmp_path):
+    for step in (2, 15, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(InputError, match="checkpoint-15"):
+        refuse_earlier_run(tmp_path, resuming=False, overwrite=False)
+
+
 def hold(folder, ready):
     with run_lock(folder):
         ready.set()
