@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def add_lora(model: CFFAForPreTraining, settings: dict[str, Any], base_name: str
     whole = [name for name in TRAINED_WHOLE if any(key.endswith(name) for key, _ in model.named_modules())]
     fields = {"modules_to_save": whole, **settings, "target_modules": targets}
     try:
-        adapted = peft.get_peft_model(model, peft.LoraConfig(**fields))
+        with warnings.catch_warnings():  # PEFT asks for a property that transformers has renamed; no user can change that
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            adapted = peft.get_peft_model(model, peft.LoraConfig(**fields))
     except (TypeError, ValueError) as error:
         raise InputError(f"lora: {one_line(error)}.") from error
     adapted.peft_config["default"].base_model_name_or_path = base_name
