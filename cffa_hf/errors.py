@@ -126,6 +126,10 @@ def unwritable(path: str | os.PathLike[str], error: Exception, remedy: str = "ch
 
     Returns:
         RunStopped if the disk is full, which no input can mend, otherwise (a read-only folder, a file in its place) InputError.
+
+    Example:
+        >>> unwritable("out/a.json", OSError(errno.EACCES, "Permission denied"))
+        InputError('out/a.json cannot be written (Permission denied); choose another place.')
     """
     reason = (getattr(error, "strerror", None) or one_line(error))[:200]
     full = getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL)

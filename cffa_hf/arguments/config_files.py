@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import glob
 import logging
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -118,6 +119,8 @@ def _nearest_config(path: Path) -> str:
         wrong = path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix()
         if close := closest_config(wrong, here | set(shipped_configs())):
             return f"did you mean '{close}'? `cffa-hf config` lists those of the package"
+    if same := sorted(path.parent.glob(f"{glob.escape(path.stem)}.y*ml")):
+        return f"did you mean '{same[0]}'? `cffa-hf config` lists those of the package"
     beside = sorted(file.stem for file in path.parent.glob("*.yaml"))
     return f"{path.parent} has {', '.join(beside)}" if beside else "`cffa-hf config` lists those of the package"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import CLIPConfig, PreTrainedModel
@@ -79,7 +79,12 @@ def find_folder(name: str | Path) -> tuple[Path, str | None]:
         return folder, None
     try:
         downloaded = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except LocalEntryNotFoundError as error:
+        forbidden = constants.HF_HUB_OFFLINE
+        why = "HF_HUB_OFFLINE forbids to ask the Hub" if forbidden else "the Hub could not be reached"
+        remedy = "name a folder, or download it once while there is a network"
+        raise InputError(f"{name}: no folder here, not in the cache, and {why}; {remedy}.") from error
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise InputError(f"{name}: neither a folder here nor a model that the Hub has.") from error
     return downloaded, downloaded.name
 

@@ -21,8 +21,8 @@ def run(arguments: argparse.Namespace) -> None:
     name = arguments.name.removeprefix("configs/").removesuffix(".yaml")
     if name not in configs:
         close = closest_config(name, configs)
-        hint = f"did you mean '{close}'?" if close else "`cffa-hf config` lists those it has."
-        raise InputError(f"the package has no config {arguments.name}; {hint}")
+        hint = f"did you mean '{close}'? " if close else ""
+        raise InputError(f"the package has no config {arguments.name}; {hint}`cffa-hf config` lists those it has.")
     print(configs[name].read_text(encoding="utf-8"), end="")
 
 

@@ -1,7 +1,7 @@
 """`cffa-hf evaluate` and run_eval.py: evaluate a retrieval model."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ from cffa_hf.reporting.split_figures import draw_figures
 from cffa_hf.reporting.tables import format_table
 
 EVALUATION_LOCK = ".evaluation"
+REPORT = "report.html"
+ANALYSES = {"confidence", "published", "comparison", "reranking", "slices", "stress"}
+FEW_PEOPLE = 30
+"""Identities of a split below which a bootstrap over them shows too little of how people differ."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -108,10 +112,36 @@ def evaluate(
     results = write_results(output_dir, checkpoint, entries)
     written = [RESULTS, *(figure.path.name for drawn in figures.values() for figure in drawn)]
     if options.report:
-        written.append(write_report(output_dir / "report.html", results, entries, figures).name)
+        written.append(write_report(output_dir / REPORT, results, entries, figures).name)
     print(f"{checkpoint.name} (checkpoint chosen on: {checkpoint.selected_on}; precision: {precision})")
     print_entries(entries)
+    for notice in notices(earlier, entries, (output_dir / REPORT).exists() and not options.report):
+        print(f"\nnote: {notice}")
     print(f"\nwritten to {output_dir}: {', '.join(written)}")
+
+
+def notices(earlier: dict[str, Any], entries: dict[str, Any], old_report: bool) -> Iterator[str]:
+    """Say what the new results do not hold, and what can hardly be told from them.
+
+    Args:
+        earlier: Entries of these weights that were there before.
+        entries: The new ones.
+        old_report: Whether a report of before stays.
+    """
+    for key, entry in entries.items():
+        if lost := sorted(ANALYSES & earlier.get(key, {}).keys() - entry.keys()):
+            verb = "was" if len(lost) == 1 else "were"
+            yield f"{' and '.join(lost)} of the earlier evaluation on {key} {verb} not asked for and left {RESULTS}."
+        people = entry["counts"]["identities"]
+        if people < FEW_PEOPLE and ANALYSES & entry.keys() & {"confidence", "comparison"}:
+            what = (
+                "intervals are too narrow; of a comparison believe the p value"
+                if "comparison" in entry
+                else "intervals are too narrow"
+            )
+            yield f"{key} has {people} identities: with fewer than {FEW_PEOPLE} the {what}."
+    if old_report:
+        yield f"{REPORT} is that of an earlier evaluation; --report writes it anew."
 
 
 def evaluator_of(part: EvaluationSplit, checkpoint: Checkpoint, options: EvaluationArguments) -> RetrievalEvaluator:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 
 from cffa_hf.cli.parsers import configured
@@ -52,6 +53,13 @@ def run(args: argparse.Namespace) -> None:
     elif args.space:
         print(publish_space(args.space, args.repo_id, **parts, private=args.private or None).commit_url)
     else:
+        who = "privately" if args.private else "for everybody to see"
+        print(
+            f"{args.checkpoint} now goes {who} to {args.repo_id}; a repository that is there already stays as public or private "
+            "as it is.",
+            file=sys.stderr,
+            flush=True,
+        )
         commit = publish_model(
             args.checkpoint,
             args.repo_id,

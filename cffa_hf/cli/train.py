@@ -20,7 +20,7 @@ from cffa_hf.configuration_cffa import CFFAConfig
 from cffa_hf.data.caption_noise import CaptionNoise
 from cffa_hf.data.image_cache import cache_images
 from cffa_hf.data.stream import StreamBatches
-from cffa_hf.errors import explained, visible
+from cffa_hf.errors import explained
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.run import write_run_record
 from cffa_hf.training.batches import selection_rows, training_stream
@@ -28,7 +28,14 @@ from cffa_hf.training.distributed import leave_process_group
 from cffa_hf.training.lora import add_lora
 from cffa_hf.training.printing import best_sentence
 from cffa_hf.training.resume import checkpoint_to_resume
-from cffa_hf.training.run_data import RunData, check_combination, read_run_data, seen_of, switch_off_identity
+from cffa_hf.training.run_data import (
+    RunData,
+    check_combination,
+    read_run_data,
+    seen_of,
+    switch_off_identity,
+    tell_people,
+)
 from cffa_hf.training.run_folder import refuse_earlier_run, run_lock
 from cffa_hf.training.settings_search import (
     SearchTrainer,
@@ -90,8 +97,7 @@ def train(
     data, seen = found.data, None
     if args.should_save:
         seen = seen_of(found, model_args, data_args, checkpoint)
-        for part in found.parts:
-            print(f"{visible(part.name)}: {part.data.division.sentence}")
+        tell_people(found)
     if noise is not None:
         data["train"] = noise.apply(data["train"])
 

@@ -137,8 +137,8 @@ def locate_dataset(
         raise InputError(f"{folder} is a file; give its folder, {folder.parent}.")
     if not _HUB_NAME.fullmatch(name):
         close = difflib.get_close_matches(key, [*ANNOTATION_FORMATS, *LAYOUTS], n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"{_possibilities()}."
-        raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {hint}")
+        hint = f"did you mean {close[0]!r}? Correct the setting 'dataset'" if close else _possibilities()
+        raise InputError(f"There is no dataset {name!r}, and no such folder ({folder}); {hint}.")
     _refuse_annotation_file(annotation_file, name)
     return Place("hub", name, folder)
 

@@ -57,7 +57,7 @@ def read_image(source: ImageSource, *, most_pixels: int = MAX_PIXELS) -> Image.I
     name, opened = _locate(source)
     try:
         if isinstance(opened, (str, os.PathLike)) and not stat.S_ISREG(os.stat(opened).st_mode):
-            raise InputError(f"{name}: the image cannot be read (no regular file); put one there or remove its row.")
+            raise InputError(f"{name}: the image cannot be read (no regular file); put one there, or leave it out.")
         with opened if isinstance(opened, Image.Image) else Image.open(opened, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > most_pixels:
@@ -70,13 +70,13 @@ def read_image(source: ImageSource, *, most_pixels: int = MAX_PIXELS) -> Image.I
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{name}: there is no such image; put it there or remove its row.") from None
+        raise InputError(f"{name}: there is no such image; put it there, or leave it out.") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: refused, the image is far too large ({error}); scale it down.") from error
     # Pillow's decoders raise many kinds of errors on broken data (OSError, SyntaxError, ValueError, struct.error ...).
     except Exception as error:
         reason = str(error).replace(repr(opened), repr(name))  # not the address of the bytes
-        raise InputError(f"{name}: the image cannot be read ({reason}); replace it or remove its row.") from error
+        raise InputError(f"{name}: the image cannot be read ({reason}); replace it, or leave it out.") from error
 
 
 def _locate(source: ImageSource) -> tuple[str, Any]:

@@ -33,7 +33,7 @@ NOT_RECIPE = {
     *("init_from", "tokenizer", "dataset", "dataset_root", "annotation_file", "check_images", "allow_shared_people"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_total_limit", "greater_is_better"),
     *("remove_unused_columns", "ddp_find_unused_parameters", "logging_steps", "hub_strategy", "overwrite_output_dir"),
-    *("select_on", "datasets", "eval_dataset", "eval_dataset_root", "stream_failure_limit"),
+    *("resume_from_checkpoint", "select_on", "datasets", "eval_dataset", "eval_dataset_root", "stream_failure_limit"),
 }
 # Of the settings that TrainingArguments brings along, those that change what is learnt.
 INHERITED = ("max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2")

@@ -15,14 +15,17 @@ from cffa_hf.data.facts import count_split, is_rendered
 from cffa_hf.data.leaks import warn_of_leaks
 from cffa_hf.data.loading import load_person_dataset
 from cffa_hf.data.mixture import Mixture, join_sets
+from cffa_hf.data.rows import count
 from cffa_hf.data.seen import RECORDED_IMAGES, SeenData, SeenSplit, read_seen, seen_by_run
 from cffa_hf.data.shard_reading import iterate
 from cffa_hf.data.shards import ShardFolder, open_shards
-from cffa_hf.errors import InputError
+from cffa_hf.errors import InputError, visible
 from cffa_hf.names import public_name
 
 logger = logging.getLogger(__name__)
 
+FEW_PEOPLE = 50
+"""Identities in training below which it is not worth while (docs/training.md)."""
 TOKENIZER_SAMPLES = 10_000
 """Samples of a stream whose captions make the tokenizer of a model with random weights."""
 
@@ -284,4 +287,17 @@ def _compare(resumed: SeenData, seen: SeenData, names: Sequence[str]) -> None:
         raise InputError(
             f"{', '.join(names)}: the data are not those that the resumed run was trained with: take the same data and "
             "settings, or start a new run in another output_dir with init_from."
+        )
+
+
+def tell_people(found: RunData) -> None:
+    """Print how the people of each set were divided; warn where too few are trained on to learn what holds for others."""
+    for part in found.parts:
+        print(f"{visible(part.name)}: {part.data.division.sentence}")
+    if not found.shards and found.identities < FEW_PEOPLE:
+        logger.warning(
+            "%s to train on: with fewer than %d a model learns them by heart, and the scores of the few that are held out "
+            "say little; search with CLIP as it is instead (docs/training.md, Your own people)",
+            count(found.identities, "identity"),
+            FEW_PEOPLE,
         )

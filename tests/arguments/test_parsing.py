@@ -139,6 +139,15 @@ def test_a_method_that_is_not_there(config, monkeypatch):
     assert "irra" in message
 
 
+def test_a_config_with_another_suffix(config):
+    mine = config()
+    assert (
+        refuse(mine, "--config", mine.replace(".yaml", ".yml"))
+        .partition("exist; ")[2]
+        .startswith(f"did you mean '{mine}'?")
+    )
+
+
 @pytest.mark.parametrize(
     ("wrong", "meant"), [("tiny", "sizes/tiny"), ("methods/clpi", "methods/clip"), ("own_dta", "own_data")]
 )

@@ -87,7 +87,9 @@ def test_the_test_split_is_named_where_it_chose(run, tmp_path, metric):
 def test_what_is_no_checkpoint_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path, tmp_path / "missing", "nobody/such-model", "no such name!"):
-        with pytest.raises(InputError, match=r"no config\.json|neither a folder"):
+        with pytest.raises(
+            InputError, match=r"no config\.json|neither a folder|not in the cache, and HF_HUB_OFFLINE forbids"
+        ):
             open_checkpoint(name)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="no CFFA model"):

@@ -50,6 +50,10 @@ def test_everything_at_once_over_two_datasets(world):
     assert "cuhk_pedes/test" in done.stdout
     assert "rstpreid/test" in done.stdout
     assert "test: re-ranked by k_reciprocal" in done.stdout
+    assert (
+        "note: test has 4 identities: with fewer than 30 the intervals are too narrow; of a comparison" in done.stdout
+    )
+    assert "note: report.html" not in done.stdout
     assert "Encoding" not in done.stderr  # no progress bars in a log file
     results = json.loads((model / "results.json").read_text())
     assert list(results["splits"]) == ["test", "rstpreid/test"]
@@ -97,6 +101,18 @@ def test_another_split_joins_the_results(world, evaluate, tmp_path):
     assert results["splits"]["validation"]["camera_aware"]
     assert [entry["precision"] for entry in results["splits"].values()] == ["float32", "bfloat16"]
     assert (tmp_path / "validation-ranking.png").is_file()
+
+
+def test_what_a_plain_evaluation_leaves_out_is_told(world, evaluate, tmp_path, capsys):
+    words = (world / "model", "--config", world / "cuhk_pedes.yaml", "--num_workers", 0, "--output_dir", tmp_path)
+    evaluate(*words, "--confidence", "--slices", "--report")
+    assert "with fewer than 30 the intervals are too narrow." in capsys.readouterr().out
+    evaluate(*words)
+    printed = capsys.readouterr().out
+    assert "note: confidence and slices of the earlier evaluation on test were not asked for" in printed
+    assert "note: report.html is that of an earlier evaluation" in printed
+    evaluate(*words, "--report")
+    assert "note:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

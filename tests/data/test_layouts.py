@@ -197,7 +197,7 @@ def test_counts_that_differ_are_one_warning_at_every_start(tmp_path):
             UserWarning, match="2 identities instead of the 2,250.*4 captions instead of the 37,939"
         ) as seen:
             load_person_dataset("ufine3c", tmp_path)
-        assert len(seen) == 1
+        assert [each.category for each in seen].count(UserWarning) == 1  # newer Pythons warn of forks, too
 
 
 def test_identities_of_train_may_be_held_out(tmp_path, expected_counts):
