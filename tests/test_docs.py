@@ -45,7 +45,7 @@ DOCUMENTS = ["README.md", *(str(path.relative_to(REPOSITORY)) for path in PAGES)
 DOCUMENTS += ["CONTRIBUTING.md", "cffa_hf/person_retrieval/README.md"]
 LINKED = ("cffa_hf", "configs", "benchmarks", "run_train.py", "run_eval.py", "push_to_hub.py")
 LINKED += ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
-SHELL, OTHER = {"bash", "sh"}, {"", "csv", "html", "json", "python", "text", "yaml"}
+SHELL, OTHER = {"bash", "sh"}, {"", "csv", "json", "markdown", "python", "text", "yaml"}
 
 TRAIN = "--num_train_epochs 1 --per_device_train_batch_size 16 --use_cpu true --disable_tqdm true --precision float32"
 FROM_CLIP = f"{TRAIN} --image_size 64 32 --dataloader_num_workers 0"
@@ -302,7 +302,7 @@ def test_lines_of_attributes(line, tmp_path):
 
 
 def test_notes():
-    ((_, notes),) = blocks_of("html")
+    ((_, notes),) = blocks_of("markdown")
     assert read_notes(notes, "the block") == "Tried on the gallery of our film archive."
 
 

@@ -133,13 +133,13 @@ def notices(earlier: dict[str, Any], entries: dict[str, Any], old_report: bool) 
             verb = "was" if len(lost) == 1 else "were"
             yield f"{' and '.join(lost)} of the earlier evaluation on {key} {verb} not asked for and left {RESULTS}."
         people = entry["counts"]["identities"]
-        if people < FEW_PEOPLE and ANALYSES & entry.keys() & {"confidence", "comparison"}:
-            what = (
-                "intervals are too narrow; of a comparison believe the p value"
-                if "comparison" in entry
-                else "intervals are too narrow"
-            )
-            yield f"{key} has {people} identities: with fewer than {FEW_PEOPLE} the {what}."
+        if people < FEW_PEOPLE:
+            meaning = "scores say little"
+            if "comparison" in entry:
+                meaning = "intervals are too narrow; of a comparison believe the p value"
+            elif "confidence" in entry:
+                meaning = "intervals are too narrow"
+            yield f"{key} has {people} identities: with fewer than {FEW_PEOPLE} the {meaning}."
     if old_report:
         yield f"{REPORT} is that of an earlier evaluation; --report writes it anew."
 

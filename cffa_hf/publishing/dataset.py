@@ -38,13 +38,17 @@ def publish_dataset(
         token: As for `publish_model`.
 
     Raises:
-        InputError: If the repository is there and public, but `public` is false; or as `publish_model`.
+        InputError: If the repository is there and public, but `public` is false, or the other way round; or as `publish_model`.
     """
     repository = open_repository(repo_id, "dataset", private=not public, token=token)
     if not (public or repository.private):
         raise InputError(
             f"{repository.name} is public already: set public if these images may be passed on, or make it private "
             "first."
+        )
+    if public and repository.private:
+        raise InputError(
+            f"{repository.name} is there already and private: make it public in its settings on the Hub, or leave public out."
         )
     readme = read_readme(repository.name, "dataset", token=token)
     with working_folder(upload_place(repository.name, f"dataset {name}")) as work:

@@ -19,7 +19,14 @@ from cffa_hf.data.seen import read_seen
 from cffa_hf.errors import InputError, one_line
 from cffa_hf.files import new_folder, write_text
 from cffa_hf.names import RESULTS, RUN_RECORD, SEEN_RECORD, STATE_FILE, TRAINING_PICTURE
-from cffa_hf.publishing.cards import first_picture, model_card, read_notes, shows_only_rendered_people
+from cffa_hf.publishing.cards import (
+    BEGIN_NOTES,
+    END_NOTES,
+    first_picture,
+    model_card,
+    read_notes,
+    shows_only_rendered_people,
+)
 from cffa_hf.publishing.client import check_repo_id, commit_folder, open_repository, read_readme
 from cffa_hf.publishing.curves import draw_training_curves
 from cffa_hf.publishing.folders import is_earlier, upload_folder
@@ -229,6 +236,11 @@ def write_model_folder(
             raise InputError(
                 f"{local} cannot be read as UTF-8 text ({one_line(error)}); write it again, or remove it."
             ) from error
+        if readme and BEGIN_NOTES not in readme:
+            logger.warning(
+                f"{local}: only its metadata goes into the card; words of yours go there between {BEGIN_NOTES} and {END_NOTES}."
+            )
+            readme = f"{readme}\n{BEGIN_NOTES}\n{END_NOTES}\n"
     notes, kept = notes_and_metadata(readme, repo_id)
     model_card(out, repo_id, notes=notes, kept=kept).save(out / "README.md")
 

@@ -227,14 +227,17 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, Any]]:
                 rows: Iterable[Any] = csv.DictReader(file, delimiter=separator)
             else:
                 rows = map(parse_json, file)
-            for number, row in enumerate(rows, start=1):
+            first = 2 if path.suffix.lower() == ".csv" else 1  # as a spreadsheet and an editor count them
+            for number, row in enumerate(rows, start=first):
                 name = row.pop("file_name", None) if isinstance(row, dict) else None
                 if not isinstance(name, str) or None in row:
                     raise InputError(
                         f"{path}, row {number}: each row needs file_name, and as many fields as the header."
                     )
                 if name in columns:
-                    raise InputError(f"{path}, row {number}: {name[:200]!r} has a row already.")
+                    raise InputError(
+                        f"{path}, row {number}: {name[:200]!r} has a row already; keep one for each image."
+                    )
                 columns[name] = {key: value for key, value in row.items() if _is_simple(value)}
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         if isinstance(error, InputError):

@@ -112,7 +112,7 @@ def test_what_a_plain_evaluation_leaves_out_is_told(world, evaluate, tmp_path, c
     assert "note: confidence and slices of the earlier evaluation on test were not asked for" in printed
     assert "note: report.html is that of an earlier evaluation" in printed
     evaluate(*words, "--report")
-    assert "note:" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("note:") == 1  # of few people
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import DatasetDict, load_dataset
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import CLIPProcessor, Trainer
 
@@ -23,7 +24,7 @@ from cffa_hf.data.rows import FEATURES
 from cffa_hf.demo import write_demo_dataset
 from cffa_hf.errors import InputError
 from cffa_hf.modeling_cffa import CFFAModel
-from cffa_hf.publishing.cards import BEGIN_NOTES, read_notes
+from cffa_hf.publishing.cards import BEGIN_NOTES, END_NOTES, read_notes
 from cffa_hf.publishing.dataset import write_dataset_folder
 from cffa_hf.publishing.model import dry_run_model, publish_model
 from cffa_hf.publishing.space import publish_space
@@ -155,7 +156,7 @@ def test_dry_run_writes_the_trunk_out_of_a_training_checkpoint(run, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_dry_run_keeps_the_notes_beside_the_checkpoint(run, tmp_path):
+def test_dry_run_keeps_the_notes_beside_the_checkpoint(run, tmp_path, caplog):
     source = tmp_path / "published"
     shutil.copytree(run / "published", source)
     dry_run_model(source, tmp_path / "one", "owner/model")
@@ -163,6 +164,18 @@ def test_dry_run_keeps_the_notes_beside_the_checkpoint(run, tmp_path):
     (source / "README.md").write_text(text.replace(BEGIN_NOTES, f"{BEGIN_NOTES}\nTried on a campus."))
     dry_run_model(source, tmp_path / "two", "owner/model")
     assert read_notes((tmp_path / "two" / "README.md").read_text(), "card") == "Tried on a campus."
+    own = f"---\nlicense: cc-by-nc-4.0\ntags: [film-archive]\n---\n{BEGIN_NOTES}\nMine.\n{END_NOTES}\n"
+    (source / "README.md").write_text(own)
+    dry_run_model(source, tmp_path / "three", "owner/model")
+    card = ModelCard((tmp_path / "three" / "README.md").read_text())
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "film-archive" in card.data.tags
+    assert read_notes(card.content, "card") == "Mine."
+    assert "only its metadata" not in caplog.text
+    (source / "README.md").write_text(own.replace(BEGIN_NOTES, "").replace(END_NOTES, ""))
+    dry_run_model(source, tmp_path / "four", "owner/model")
+    assert "README.md: only its metadata goes into the card" in caplog.text
+    assert ModelCard((tmp_path / "four" / "README.md").read_text()).data.license == "cc-by-nc-4.0"
 
 
 def test_auto_map_of_another_repository_is_not_published(run, tmp_path):
@@ -400,6 +413,9 @@ def test_push_dataset_is_private_and_loads_back(hub, tmp_path, capsys):
     repository.private = False  # somebody opened it: nothing more goes there unasked
     assert main(words) == 2
     assert "is public already" in capsys.readouterr().err
+    repository.private = True  # and nothing is said to be public that is not
+    assert main([*words, "--public"]) == 2
+    assert "is there already and private" in capsys.readouterr().err
     assert len(repository.titles) == 2
 
 

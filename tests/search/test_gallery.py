@@ -445,9 +445,9 @@ def test_images_that_cannot_be_read(embedder, folder, tmp_path):
     ("text", "message"),
     [
         ("file_name,camera\nnowhere.png,a\n", "name 1 images that are not below"),
-        ("path,camera\na.png,a\n", "row 1: each row needs file_name"),
-        ("file_name,camera\ncam_0/0.png,a\ncam_0/0.png,b\n", "row 2: .* has a row already"),
-        ("file_name,camera\ncam_0/0.png,a,b\n", "row 1: each row needs"),
+        ("path,camera\na.png,a\n", "row 2: each row needs file_name"),
+        ("file_name,camera\ncam_0/0.png,a\ncam_0/0.png,b\n", "row 3: .* has a row already; keep one"),
+        ("file_name,camera\ncam_0/0.png,a,b\n", "row 2: each row needs"),
         ("file_name,the camera\ncam_0/0.png,a\n", "letters, digits and underscores"),
         ("file_name,path\ncam_0/0.png,a\n", "already"),
     ],
