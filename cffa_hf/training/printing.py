@@ -77,13 +77,14 @@ class EntryLines(TrainerCallback):
         """Print one line for an entry with a loss, and one for other numbers that are no evaluation's."""
         if not state.is_world_process_zero or not logs:
             return
+        began, first = getattr(self, "_began", (time.monotonic(), state.global_step))
         if "loss" in logs:
-            began, first = getattr(self, "_began", (time.monotonic(), state.global_step))
             done = state.global_step - first
             left = (time.monotonic() - began) / done * (state.max_steps - state.global_step) if done > 0 else None
             tqdm.write(entry_line(logs, state, left))
         elif "train_runtime" in logs:
-            tqdm.write(f"trained {state.global_step:,} steps in {duration(logs['train_runtime'])}")
+            steps = state.global_step - first  # of a resumed run the rest
+            tqdm.write(f"trained {steps:,} steps in {duration(logs['train_runtime'])}")
         elif not any(name.startswith("eval_") for name in logs):
             shown = (
                 f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float) and name != "epoch"

@@ -33,6 +33,9 @@ def test_a_run_in_a_log_file_prints_lines_and_no_bar(tmp_path, capfd):
     assert "{" not in printed.out
     assert "it/s" not in printed.out + printed.err
     assert "model shards" not in printed.err
+    again = tiny_trainer(tmp_path, eval_strategy="epoch", save_strategy="epoch", **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{steps // 2}"))
+    assert f"trained {steps - steps // 2} steps in " in capfd.readouterr().out
 
 
 def test_a_terminal_gets_the_bar(monkeypatch):
