@@ -107,7 +107,7 @@ def closest_config(wrong: str, names: Collection[str]) -> str | None:
         'methods/clip'
     """
     folder, _, last = wrong.rpartition("/")
-    close = difflib.get_close_matches(last, {name.rpartition("/")[2] for name in names}, n=1)
+    close = difflib.get_close_matches(last, {name.rpartition("/")[2] for name in names}, n=1, cutoff=0.7)
     meant = [name for name in sorted(names) if name.rpartition("/")[2] in close]
     return min(meant, key=lambda name: name.rpartition("/")[0] != folder, default=None)
 
