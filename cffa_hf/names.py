@@ -12,7 +12,7 @@ IMAGE_TO_TEXT = "image_to_text_"
 LOSS_TERM, LEARNING_RATE = "loss_", "learning_rate_"
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 RUN_RECORD, RESULTS, STATE_FILE = "run.json", "results.json", "trainer_state.json"
-TRAINING_PICTURE = "training.png"
+REPORT, TRAINING_PICTURE = "report.html", "training.png"
 # Beside weights: the people and images that they were trained and chosen on.
 SEEN_RECORD = "seen.json"
 # Of a checkpoint whose batches depend on more than pairs and seed.

@@ -20,7 +20,7 @@ from cffa_hf.inference.embedder import Embedder
 from cffa_hf.locks import folder_lock
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks
-from cffa_hf.names import RESULTS
+from cffa_hf.names import REPORT, RESULTS
 from cffa_hf.records.files import make_output_folder
 from cffa_hf.records.published import check_published, published_entry
 from cffa_hf.records.results import (
@@ -40,7 +40,6 @@ from cffa_hf.reporting.split_figures import draw_figures
 from cffa_hf.reporting.tables import format_table
 
 EVALUATION_LOCK = ".evaluation"
-REPORT = "report.html"
 ANALYSES = {"confidence", "published", "comparison", "reranking", "slices", "stress"}
 FEW_PEOPLE = 30
 """Identities of a split below which a bootstrap over them shows too little of how people differ."""

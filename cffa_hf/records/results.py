@@ -15,12 +15,12 @@ from cffa_hf.json_files import read_json
 from cffa_hf.metrics.averages import retrieval_metrics
 from cffa_hf.metrics.ranking import MatchRanks
 from cffa_hf.metrics.significance import bootstrap_confidence, paired_test
-from cffa_hf.names import DIRECTIONS, METRICS, RESULTS, TRAINING_PICTURE
+from cffa_hf.names import DIRECTIONS, METRICS, REPORT, RESULTS, TRAINING_PICTURE
 from cffa_hf.records.environment import package_versions
 
 FORMAT = 1
 RESULT_FILES = (
-    *(RESULTS, "report.html", TRAINING_PICTURE),
+    *(RESULTS, REPORT, TRAINING_PICTURE),
     *("*ranking.png", "*cmc.png", "*failures.png", "*selection.png", "*stress.png"),
 )
 

@@ -50,9 +50,8 @@ def add_lora(model: CFFAForPreTraining, settings: dict[str, Any], base_name: str
     whole = [name for name in TRAINED_WHOLE if any(key.endswith(name) for key, _ in model.named_modules())]
     fields = {"modules_to_save": whole, **settings, "target_modules": targets}
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # PEFT asks for a property that transformers has renamed; no user can change that
+        # PEFT asks for a property that transformers has renamed; no user can change that.
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             adapted = peft.get_peft_model(model, peft.LoraConfig(**fields))
     except (TypeError, ValueError) as error:
