@@ -14,7 +14,7 @@ from datasets import Dataset
 from filelock import FileLock
 from transformers import CLIPTokenizer
 
-from cffa_hf.data.caching import REMEDY, writable_cache
+from cffa_hf.data.caching import REMEDY, is_whole, writable_cache, write_checksums
 from cffa_hf.data.columns import caption_counts, caption_lists, captions_digest
 from cffa_hf.data.mapped_pages import MappedPages
 from cffa_hf.data.processes import ordered_map, processor_count
@@ -89,16 +89,14 @@ def encode_rows(rows: Dataset, tokenizer: CLIPTokenizer, context_length: int) ->
     key = [_VERSION, rows_of_part, captions_digest(rows), _tokenizer_digest(tokenizer), context_length]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_token_ids" / digest
-    files = [folder / f"part-{number:05d}.arrow" for number in range(-(-len(rows) // rows_of_part))]
+    names = [f"part-{number:05d}.arrow" for number in range(-(-len(rows) // rows_of_part))]
+    files = [folder / name for name in names]
     with writable_cache(folder.parent), FileLock(f"{folder}.lock"):
+        if is_whole(folder, names):
+            return TokenIds.from_files(files)
         if folder.is_dir():
-            try:
-                if len(found := TokenIds.from_files(files)) == total:
-                    return found
-            except (OSError, pa.ArrowException):  # a disk has lost something
-                pass
             shutil.rmtree(folder)
-        _build((captions, tokenizer, context_length, rows_of_part), folder, [file.name for file in files])
+        _build((captions, tokenizer, context_length, rows_of_part), folder, names)
     return TokenIds.from_files(files)
 
 
@@ -121,6 +119,7 @@ def _build(shared: tuple[Dataset, CLIPTokenizer, int, int], folder: Path, names:
             bar.update(rows)
     for left in set(unfinished.iterdir()) - {unfinished / name for name in names}:
         left.unlink()  # by a killed attempt
+    write_checksums(unfinished, names)
     replace_folder(unfinished, folder)
 
 

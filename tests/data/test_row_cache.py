@@ -85,6 +85,17 @@ def test_a_damaged_cache_is_made_again(tmp_path, cache):
         assert load(tmp_path).to_list() == expected
 
 
+@pytest.mark.parametrize("name", ["train.arrow", "facts.json", "checksums.json"])
+def test_one_changed_byte_of_a_cache_is_noticed(tmp_path, cache, name):
+    write_set(tmp_path, 5)
+    expected = load(tmp_path).to_list()
+    (file,) = (cache / "cffa_rows").glob(f"*/{name}")
+    whole = file.read_bytes()
+    file.write_bytes(bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]]))
+    assert load(tmp_path).to_list() == expected
+    assert file.read_bytes() == whole
+
+
 def test_a_cache_that_cannot_be_written_is_explained(tmp_path, monkeypatch):
     write_set(tmp_path, 5)
     (tmp_path / "file").touch()
@@ -195,8 +206,12 @@ def test_ids_are_made_again_when_what_they_depend_on_changes(cache, tokenizer, s
 def test_lost_parts_are_made_again(cache, tokenizer, small_parts):
     rows = caption_rows()
     expected = [*map(encode_rows(rows, tokenizer, 6).__getitem__, range(5))]
-    next((cache / "cffa_token_ids").glob("*/part-00001.arrow")).write_bytes(b"ARROW1")
-    assert [*map(encode_rows(rows, tokenizer, 6).__getitem__, range(5))] == expected
+    (part,) = (cache / "cffa_token_ids").glob("*/part-00001.arrow")
+    whole = part.read_bytes()
+    for damaged in (b"ARROW1", b"", *(bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in (9, -60))):
+        part.write_bytes(damaged)
+        assert [*map(encode_rows(rows, tokenizer, 6).__getitem__, range(5))] == expected
+        assert part.read_bytes() == whole
 
 
 def test_a_killed_tokenisation_goes_on(cache, tokenizer, small_parts):

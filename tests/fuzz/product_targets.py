@@ -3,7 +3,7 @@
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 
 from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.loading import load_person_dataset
-from tests.fuzz.target import Target, checked, damage_file
+from tests.fuzz.mutations import damage
+from tests.fuzz.target import Target, checked, damage_file, void
 from tests.shards import write_shards
 from tests.tiny import IMAGE_SIZE, person_rows, tiny_model, tiny_processor
 from tests.trainers import QUIET, fitting_model, tiny_trainer
@@ -57,10 +58,28 @@ def layout(name: str) -> Target:
     return Target(name, partial(write_layout, name), damage_file("**/*.json"), partial(read_layout, name))
 
 
-def damage_cache(folder: Path, rng: random.Random) -> str:
-    """Load a set, so that its cache is there, and damage a file of the cache."""
-    read_layout("synth_pedes", folder)
-    return damage_file("cache/**/*.*")(folder, rng)
+def read_token_ids(folder: Path) -> None:
+    """Encode its captions, and look every one up."""
+    from unittest.mock import patch
+
+    from cffa_hf.data import token_ids
+
+    use_cache(folder)
+    rows = person_rows()
+    with patch.object(token_ids, "CACHED_CAPTIONS", 1), patch.object(token_ids, "PART_CAPTIONS", 4):
+        ids = token_ids.encode_rows(rows, tiny_processor(rows).tokenizer, 77)
+    assert all(ids[number] for number in range(sum(map(len, rows["captions"]))))
+
+
+def damage_cache(read: Callable[[Path], None]) -> Callable[[Path, random.Random], str]:
+    """Read something, so that its cache is there, and damage a file of the cache."""
+
+    def change(folder: Path, rng: random.Random) -> str:
+        read(folder)
+        files = [path for path in folder.glob("cache/**/*") if path.is_file()]
+        return damage(rng.choice(sorted(files, key=lambda path: (path.suffix, path.name))), rng)
+
+    return change
 
 
 def write_packed(folder: Path) -> None:
@@ -244,9 +263,11 @@ def read_graphs(folder: Path) -> None:
 
 
 LAYOUTS = ("mals", "sda", "luperson_mllm", "webperson", "ufine6926", "aptm_cuhk_pedes", "tbps_clip_icfg_pedes")
+READ_ROWS = partial(read_layout, "synth_pedes")
 PRODUCTS: Sequence[Target] = (
     *map(layout, LAYOUTS),
-    Target("cache of rows", partial(write_layout, "synth_pedes"), damage_cache, partial(read_layout, "synth_pedes")),
+    Target("cache of rows", partial(write_layout, "synth_pedes"), damage_cache(READ_ROWS), READ_ROWS),
+    Target("cache of token ids", void, damage_cache(read_token_ids), read_token_ids),
     Target("shards", write_packed, damage_file("shards/*"), read_shards),
     Target("streamed shards", write_packed, damage_file("shards/*"), read_stream),
     Target("gallery", write_gallery, damage_file("gallery/**/*", "gallery/*.json", "metadata.csv"), read_gallery),
