@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class ShardReader:
 
     def __init__(self, folder: ShardFolder) -> None:
         self.folder = folder
+        self._files = copy(folder.files)  # a connection to S3 or the like is none in a process that was forked
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._group: tuple[tuple[str, int, bool], pa.Table] | None = None
 
@@ -110,9 +112,9 @@ class ShardReader:
         if path not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            local = "file" in str(self.folder.files.protocol)
+            local = "file" in str(self._files.protocol)
             options = {} if local else {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
-            self._open[path] = self.folder.files.open(path, "rb", **options)
+            self._open[path] = self._files.open(path, "rb", **options)
         self._open.move_to_end(path)
         return self._open[path]
 

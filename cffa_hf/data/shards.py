@@ -7,6 +7,7 @@ a Parquet file is a row with `image` (bytes, or a struct with `bytes`), `caption
 import hashlib
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -184,13 +185,23 @@ def _shard(files: Any, root: str, path: str) -> Shard:
     except Exception as error:  # every file system has errors of its own
         raise _unreadable(path, error) from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "cffa_shards" / f"{identity}.safetensors"
-    try:
-        table = load_file(cache)["table"].numpy()
-    except (OSError, SafetensorError, KeyError):
+    table = _cached_table(cache)
+    if table is None:
         table = _index(files, path, kind)
+        checksum = torch.tensor(zlib.crc32(table.tobytes()))
         with suppress(InputError, RunStopped):  # a full or read-only cache costs only the time of the next index
-            write_tensors(cache, {"table": torch.from_numpy(table)})
+            write_tensors(cache, {"table": torch.from_numpy(table), "checksum": checksum})
     return Shard(path, kind, split_of(posixpath.relpath(path, root)), table, identity)
+
+
+def _cached_table(cache: Path) -> np.ndarray | None:
+    """Read the index that was made before, if it is there and what was written."""
+    try:
+        found = load_file(cache) if cache.is_file() else {}
+        table = found["table"].numpy()
+        return table if zlib.crc32(table.tobytes()) == found["checksum"] else None
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _identity(files: Any, path: str) -> str:

@@ -56,6 +56,8 @@ def flaw_of(folder: str | Path) -> str | None:
         known = TrainerState(**state)
     except TypeError:
         return f"its {STATE_FILE} has a name that no state has"
+    if not isinstance(known.train_batch_size, int):
+        return f"its {STATE_FILE} names no batch size"
     if not isinstance(known.log_history, list) or not all(isinstance(entry, dict) for entry in known.log_history):
         return f"its {STATE_FILE} has no list of log entries"
     if not isinstance(known.stateful_callbacks, dict) or "TrainerControl" not in known.stateful_callbacks:
@@ -80,7 +82,7 @@ def opens(path: Path) -> bool:
         if path.suffix == ".json":
             content = read_json(path)
             return isinstance(content, dict) or path.name not in ("config.json", STATE_FILE)
-    except (OSError, ValueError, SafetensorError):
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
         return False
     return True
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cffa_hf.arguments.data import SetSource, TrainingDataArguments
@@ -212,7 +213,8 @@ def _only(part: DataPart, split: str) -> DataPart:
 def shard_source(data_args: TrainingDataArguments) -> str:
     """Return the folder or URL of the shards."""
     name = str(data_args.dataset)
-    return name if "://" in name or data_args.dataset_root is None else f"{data_args.dataset_root}/{name}"
+    whole = "://" in name or Path(name).expanduser().is_absolute()
+    return name if whole or data_args.dataset_root is None else f"{data_args.dataset_root}/{name}"
 
 
 def switch_off_identity(model_args: ModelArguments, found: RunData) -> ModelArguments:

@@ -287,6 +287,12 @@ def test_mistakes_on_the_command_line_are_one_sentence(config, words, parts):
         assert part in message
 
 
+def test_a_file_that_a_setting_names_must_be_there(config, tmp_path):
+    for wrong in (tmp_path / "inf", tmp_path):
+        with pytest.raises(InputError, match=rf"{wrong}: this file, which a setting names, cannot be read \(.*\)"):
+            parse_arguments(["--config", str(config("")), "--accelerator_config", str(wrong)])
+
+
 def test_config_without_a_file_name():
     with pytest.raises(InputError, match="--config"):
         parse_arguments(["--config"])

@@ -4,6 +4,7 @@ import os
 
 import datasets
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -65,6 +66,19 @@ def test_an_index_is_made_once_and_again_when_the_shard_changes(tmp_path, monkey
         assert open_shards(tmp_path / "data").samples == 10
     write_tar(path, ROWS[:3])
     assert open_shards(tmp_path / "data").samples == 3
+
+
+@pytest.mark.parametrize("place", [-1, -9, 9])
+def test_a_damaged_index_is_made_again(tmp_path, place):
+    write(tmp_path / "data" / "0.tar")
+    expected = open_shards(tmp_path / "data").shards[0].table
+    (index,) = (tmp_path / "cache" / "cffa_shards").iterdir()
+    whole = index.read_bytes()
+    damaged = bytearray(whole)
+    damaged[place] ^= 1
+    index.write_bytes(damaged)
+    assert np.array_equal(open_shards(tmp_path / "data").shards[0].table, expected)
+    assert index.read_bytes() == whole
 
 
 def test_samples_are_numbered_through_all_shards(tmp_path):

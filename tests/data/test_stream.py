@@ -16,6 +16,7 @@ from cffa_hf.data.shards import open_shards
 from cffa_hf.data.stream import StreamBatches
 from cffa_hf.data.stream_order import StreamOrder
 from cffa_hf.errors import InputError
+from tests.file_server import served
 from tests.shards import add_member, write_shards, write_tar
 from tests.tiny import IMAGE_SIZE, person_rows, tiny_processor
 
@@ -221,6 +222,15 @@ def test_a_url_is_streamed_like_a_folder(processor):
     files.pipe("/people/0.tar", content.getvalue())
     batches = epoch_of(stream_of("memory://people", processor))
     assert sorted(flat(pairs_of(batches))) == list(range(6))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_over_http_are_streamed_like_those_of_a_folder(folder, processor, workers):
+    with served(folder.parent) as server:  # its file system refuses to work in a process that was forked from its own
+        far = stream_of(f"{server}/{folder.name}", processor, workers=max(1, workers))
+        near = stream_of(folder, processor, workers=max(1, workers))
+        assert same(epoch_of(far, workers=workers), epoch_of(near, workers=workers))
+        assert far.failures == 0
 
 
 def test_a_loader_with_other_processes_is_refused(folder, processor):

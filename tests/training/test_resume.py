@@ -208,7 +208,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"state": torch.zeros(1000)}, path / name)
     (path / "trainer_state.json").write_text(
-        json.dumps({"global_step": step, "stateful_callbacks": {"TrainerControl": {}}})
+        json.dumps({"global_step": step, "train_batch_size": 8, "stateful_callbacks": {"TrainerControl": {}}})
     )
     return path
 
@@ -238,12 +238,23 @@ def test_a_checkpoint_with_a_missing_or_short_file_is_passed_over(tmp_path, name
         ({"stateful_callbacks": {}}, "lost the state of the callbacks"),
         ({"log_history": "x"}, "no list of log entries"),
         ({"epoch": "one"}, "something else than a number as epoch"),
+        ({"train_batch_size": None}, "names no batch size"),
     ],
 )
 def test_a_state_that_no_trainer_wrote_is_passed_over(tmp_path, change, flaw):
     path = checkpoint(tmp_path, 5) / "trainer_state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert flaw in flaw_of(path.parent)
+
+
+def test_an_archive_of_several_disks_is_damaged(tmp_path):
+    path = checkpoint(tmp_path, 5) / "optimizer.pt"
+    torch.save({"state": 1}, path)
+    assert flaw_of(path.parent) is None
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x06\x07") + 16] = 5  # of the locator of the directory, APPNOTE.TXT 4.3.15
+    path.write_bytes(content)
+    assert flaw_of(path.parent) == "its optimizer.pt is truncated or damaged"
 
 
 def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
