@@ -144,10 +144,11 @@ def cache_splits(
             found.data[split] = cache_images(found.data[split], config.image_size)
 
 
-def evaluation_command(words: Sequence[str], output_dir: str, data_args: DataArguments) -> str:
+def evaluation_command(words: Sequence[str], output_dir: str, data_args: TrainingDataArguments) -> str:
     """Return the command that evaluates what a command line has trained: its config, and what it says of the data.
 
     Where several configs came to one data set, which an evaluation might take for several, that data set is told in full.
+    After a training that evaluates another data set it is that one; a stream and several sets without one leave it open.
 
     Args:
         words: Command line of the training.
@@ -156,8 +157,15 @@ def evaluation_command(words: Sequence[str], output_dir: str, data_args: DataArg
     """
     configs = list(words[words.index("--config") + 1 :]) if "--config" in words else []
     number = next((place for place, word in enumerate(configs) if word.startswith("--")), len(configs))
-    if number > 1:
-        told = [(item.name, getattr(data_args, item.name), item.default) for item in fields(DataArguments)]
+    open_ended = data_args.streaming or data_args.datasets is not None
+    if number > 1 or open_ended or data_args.eval_dataset is not None:
+        asked: DataArguments = data_args
+        if data_args.eval_dataset is not None:
+            root = data_args.eval_dataset_root or data_args.dataset_root
+            asked = DataArguments(dataset=data_args.eval_dataset, dataset_root=root, split_seed=data_args.split_seed)
+        elif open_ended:
+            asked = DataArguments(dataset="DATASET")
+        told = [(item.name, getattr(asked, item.name), item.default) for item in fields(DataArguments)]
         shown = [[f"--{name}", str(value)] for name, value, default in told if value not in (None, default)]
         words = [word for name, value in shown for word in (name, value)]
     kept, keeps = [], False

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from cffa_hf.checkpoints.folders import find_folder
 from cffa_hf.checkpoints.provenance import open_checkpoint, read_selection, weights_digest
 from cffa_hf.data.fingerprints import dataset_fingerprint
 from cffa_hf.data.rows import FEATURES
@@ -82,6 +83,14 @@ def test_the_test_split_is_named_where_it_chose(run, tmp_path, metric):
     assert read_selection(tmp_path / "run" / "checkpoint-4") == "last epoch"
     (tmp_path / "run" / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": None}))
     assert read_selection(tmp_path / "run") == "last epoch"
+
+
+def test_a_hub_that_does_not_answer_is_no_typo(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="not in the cache, and the Hub could not be reached; name a folder"):
+        find_folder("nobody/such-model")
 
 
 def test_what_is_no_checkpoint_is_refused(run, tmp_path, monkeypatch):

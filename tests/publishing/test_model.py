@@ -253,6 +253,7 @@ def test_round_trip_without_this_package_is_bit_equal(hub, run, tmp_path):
     status, output, errors = run_python(hub, tmp_path / "home", script, run, "--repo-id", "model")
     assert status == 0, errors
     assert output.startswith(f"{hub.endpoint}/tester/model/commit/")
+    assert f"{run} now goes for everybody to see to model; a repository that is there already" in errors
     repository = hub.model("tester/model")
     assert repository.titles == ["initial commit", "Publish model"]
     names = FILES | {"run.json", "results.json", "ranking.png", "cmc.png", "training.png"}
@@ -268,6 +269,12 @@ def test_round_trip_without_this_package_is_bit_equal(hub, run, tmp_path):
     there, here = torch.load(tmp_path / "vectors.pt"), embed_here(tmp_path / "dry")
     assert len(there) == 4
     assert all(torch.equal(one, other) for one, other in zip(there, here + here, strict=True))
+
+
+def test_who_will_see_a_model_is_told_before_it_goes(hub, run, capsys):
+    main(["push", str(run), "--repo-id", "tester/quiet", "--private"])
+    assert f"{run} now goes privately to tester/quiet" in capsys.readouterr().err
+    assert hub.model("tester/quiet").private
 
 
 def test_publishing_again_keeps_what_people_did_there(hub, run):

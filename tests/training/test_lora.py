@@ -1,5 +1,6 @@
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,9 @@ def trained_names(model: torch.nn.Module) -> set[str]:
 
 
 def test_encoders_get_lora_and_the_rest_is_trained_whole():
-    model = add_lora(tiny_model(), LORA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # of two libraries, about each other
+        model = add_lora(tiny_model(), LORA)
     trained = trained_names(model)
     encoders = {name for name in trained if "_model.encoder" in name}
     assert encoders

@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
+import pytest
 from transformers import ProgressCallback, TrainerState
 
-from cffa_hf.arguments.data import DataArguments
+from cffa_hf.arguments.data import TrainingDataArguments
 from cffa_hf.cli.train import evaluation_command
 from cffa_hf.training.printing import PrintedLines, ProgressWithLines, best_sentence, entry_line, use_readable_lines
 from tests.trainers import tiny_trainer
@@ -70,9 +71,24 @@ def test_the_next_command_has_what_the_training_was_told_of_the_data():
         "--lora",
         "x",
     ]
-    one = evaluation_command(words[:2] + words[3:], "out", DataArguments(dataset="x"))
+    one = evaluation_command(words[:2] + words[3:], "out", TrainingDataArguments(dataset="x"))
     assert one == "cffa-hf evaluate out --config 'a b.yaml' '--dataset=my data' --split_seed 2 --report"
-    data = DataArguments(dataset="my data", dataset_root="here", split_seed=2)
+    data = TrainingDataArguments(dataset="my data", dataset_root="here", split_seed=2)
     assert evaluation_command(words, "out", data) == (
         "cffa-hf evaluate out --dataset 'my data' --dataset_root here --split_seed 2 --report"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"dataset": "x", "dataset_root": "here", "eval_dataset": "rstpreid"}, "rstpreid --dataset_root here"),
+        ({"dataset": "x", "eval_dataset": "y", "eval_dataset_root": "there"}, "y --dataset_root there"),
+        ({"dataset": "s3://shards", "streaming": True}, "DATASET"),
+        ({"datasets": {"x": 1.0, "y": 2.0}, "dataset_root": "here"}, "DATASET"),
+        ({"datasets": {"x": 1.0, "y": 2.0}, "eval_dataset": "y"}, "y"),
+    ],
+)
+def test_the_next_command_evaluates_what_can_be_evaluated(settings, told):
+    command = evaluation_command(["--config", "x"], "out", TrainingDataArguments(**settings))
+    assert command == f"cffa-hf evaluate out --dataset {told} --report"
