@@ -135,6 +135,10 @@ def locate_dataset(
         raise InputError(f"{folder}: this folder holds no dataset of a known layout; {_possibilities()}.")
     if name and folder.is_file():
         raise InputError(f"{folder} is a file; give its folder, {folder.parent}.")
+    if "://" in name:
+        hub = name.removeprefix("hf://datasets/")
+        instead = "copy the shards into a folder" if hub == name else f"give its name, {hub}"
+        raise InputError(f"{name}: a URL is read by training alone, with streaming: true; without it {instead}.")
     if not _HUB_NAME.fullmatch(name):
         close = difflib.get_close_matches(key, [*ANNOTATION_FORMATS, *LAYOUTS], n=1)
         hint = f"did you mean {close[0]!r}? Correct the setting 'dataset'" if close else _possibilities()

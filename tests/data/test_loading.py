@@ -101,6 +101,15 @@ def test_a_name_that_is_spelt_wrong(wrong, meant):
         load_person_dataset(wrong, None)
 
 
+@pytest.mark.parametrize(
+    ("url", "instead"),
+    [("s3://bucket/set", "copy the shards into a folder"), ("hf://datasets/me/set", "give its name, me/set")],
+)
+def test_a_url_is_for_streams(url, instead):
+    message = failure(url)
+    assert message == f"{url}: a URL is read by training alone, with streaming: true; without it {instead}."
+
+
 def test_a_folder_of_nothing_lists_the_possibilities(tmp_path):
     message = failure(tmp_path)
     assert message.startswith(f"{tmp_path}: this folder holds no dataset")
