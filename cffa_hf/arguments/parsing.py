@@ -103,9 +103,8 @@ def parse_arguments(arguments: Sequence[str] | None = None, classes: Sequence[An
         return tuple(filled[: len(classes)])
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(
-            f"{error.filename}: this file, which a setting names, cannot be read ({error.strerror}); give another one."
-        ) from error
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            why = f"cannot be read ({error.strerror}); give another one"
+            raise InputError(f"{error.filename}: this file, which a setting names, {why}.") from error
         raise InputError(f"{one_line(error)}.") from error
