@@ -12,8 +12,12 @@ LARGEST = 2**27
 """Bytes; a tokenizer of a million words has some 50 million."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, each_once: bool = False) -> Any:
     """Parse JSON.
+
+    Args:
+        text: The document.
+        each_once: Whether a name that an object has twice is refused; otherwise the last one counts.
 
     Raises:
         ValueError: If it is none, is nested until the parser gives up, or holds a number of thousands of digits.
@@ -23,9 +27,16 @@ def parse_json(text: str | bytes) -> Any:
         {'steps': 3}
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once if each_once else None)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} is set twice")
+    return dict(pairs)
 
 
 def read_json(path: str | Path, remedy: str = "get the file again") -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cffa_hf.arguments.ranges import check_ranges
+from cffa_hf.errors import one_line
 from cffa_hf.json_files import parse_json
 from cffa_hf.names import SELECTION_SPLITS, public_name
 
@@ -161,6 +162,12 @@ class TrainingDataArguments(DataArguments):
             raise ValueError(
                 "streaming takes one set of shards: put the shards of several into one folder, or set dataset"
             )
+        for name in ("validation_identities", "test_identities", "annotation_file", "cache_images"):
+            if self.streaming and getattr(self, name):
+                raise ValueError(
+                    f"streaming divides nothing and keeps no images, it reads the shards of train: leave {name} out, and set "
+                    "eval_dataset for an evaluation while training"
+                )
         if self.caption_noise is not None and (self.streaming or self.datasets is not None):
             raise ValueError("caption_noise takes one data set that is not streamed: leave it out")
         if self.stream_buffer < 1:
@@ -178,9 +185,11 @@ class TrainingDataArguments(DataArguments):
         found = self.datasets
         if isinstance(found, str):
             try:
-                found = parse_json(found)
+                found = parse_json(found, each_once=True)
             except ValueError as error:
-                raise ValueError(f'datasets must be JSON like {{"mals": 1.0}}, got {str(found)[:80]!r}') from error
+                raise ValueError(
+                    f'datasets must be JSON like {{"mals": 1.0}}, got {str(found)[:80]!r} ({one_line(error, 80)})'
+                ) from error
         if found is None:
             return ()
         if not isinstance(found, dict) or not found:

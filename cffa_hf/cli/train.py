@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any
@@ -46,6 +46,9 @@ from cffa_hf.training.settings_search import (
 from cffa_hf.training.start import starting_model
 from cffa_hf.training.trainer import CFFATrainer
 
+ANY_DATASET = "DATASET"
+WHICH_DATASET = f", where {ANY_DATASET} has people that were not trained on; or fine-tune this model with --init_from"
+
 
 def main(words: Sequence[str] | None = None) -> None:
     """Read the settings, lock the output folder and train.
@@ -66,10 +69,12 @@ def main(words: Sequence[str] | None = None) -> None:
     make_output_folder(args.output_dir)
     try:
         with run_lock(args.output_dir) if args.process_index == 0 else nullcontext():
-            state = train(model_args, data_args, args)
-        if state is not None and args.process_index == 0:
+            done = train(model_args, data_args, args)
+        if done is not None and args.process_index == 0:
+            state, splits = done
             print(best_sentence(state, str(args.output_dir), str(args.metric_for_best_model)))
-            print(f"Next: {evaluation_command(words, str(args.output_dir), data_args)}")
+            command = evaluation_command(words, str(args.output_dir), data_args, splits)
+            print(f"Next: {command}{WHICH_DATASET if ANY_DATASET in command else ''}")
     finally:
         leave_process_group()
 
@@ -78,11 +83,11 @@ def train(
     model_args: ModelArguments,
     data_args: TrainingDataArguments,
     args: CFFATrainingArguments,
-) -> TrainerState | None:
+) -> tuple[TrainerState, list[str]] | None:
     """Read the data, make the model, train it, and save the part that embeds; or search for settings.
 
     Returns:
-        The state at the end; None after a search.
+        The state at the end and the splits that the data have; None after a search.
     """
     check_combination(data_args, args)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
@@ -132,7 +137,7 @@ def train(
     write_run_record(args.output_dir, model_args, data_args, args, data, trainer, seen, noise, order)
     if args.push_to_hub:
         trainer.push_to_hub()
-    return trainer.state
+    return trainer.state, list(data)
 
 
 def cache_splits(
@@ -144,27 +149,32 @@ def cache_splits(
             found.data[split] = cache_images(found.data[split], config.image_size)
 
 
-def evaluation_command(words: Sequence[str], output_dir: str, data_args: TrainingDataArguments) -> str:
+def evaluation_command(
+    words: Sequence[str], output_dir: str, data_args: TrainingDataArguments, splits: Collection[str] = ("test",)
+) -> str:
     """Return the command that evaluates what a command line has trained: its config, and what it says of the data.
 
     Where several configs came to one data set, which an evaluation might take for several, that data set is told in full.
-    After a training that evaluates another data set it is that one; a stream and several sets without one leave it open.
+    After a training that evaluates another data set it is that one; a stream, several sets, and a set with nothing but a
+    train split leave it open.
 
     Args:
         words: Command line of the training.
         output_dir: Where the model is.
         data_args: What the command line came to.
+        splits: Of its data.
     """
     configs = list(words[words.index("--config") + 1 :]) if "--config" in words else []
     number = next((place for place, word in enumerate(configs) if word.startswith("--")), len(configs))
-    open_ended = data_args.streaming or data_args.datasets is not None
+    held_out = [split for split in ("test", "validation") if split in splits]
+    open_ended = data_args.streaming or data_args.datasets is not None or not held_out
+    asked: DataArguments = data_args
     if number > 1 or open_ended or data_args.eval_dataset is not None:
-        asked: DataArguments = data_args
         if data_args.eval_dataset is not None:
             root = data_args.eval_dataset_root or data_args.dataset_root
             asked = DataArguments(dataset=data_args.eval_dataset, dataset_root=root, split_seed=data_args.split_seed)
         elif open_ended:
-            asked = DataArguments(dataset="DATASET")
+            asked = DataArguments(dataset=ANY_DATASET)
         told = [(item.name, getattr(asked, item.name), item.default) for item in fields(DataArguments)]
         shown = [[f"--{name}", str(value)] for name, value, default in told if value not in (None, default)]
         words = [word for name, value in shown for word in (name, value)]
@@ -175,6 +185,8 @@ def evaluation_command(words: Sequence[str], output_dir: str, data_args: Trainin
             keeps = word.partition("=")[0] in wanted
         if keeps:
             kept.append(word)
+    if asked is data_args and held_out[0] != "test":
+        kept += ["--split", held_out[0]]
     return shlex.join(["cffa-hf", "evaluate", output_dir, *kept, "--report"])
 
 

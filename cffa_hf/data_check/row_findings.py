@@ -85,7 +85,9 @@ def check_splits(divided: Iterable[PersonRow], opened: OpenRows, report: Report)
             report.add(SPLIT, f"{has}: one caption is {100 / captions[split]:.1f} percentage points of Rank-1.")
     singles = [person for person, number in images.items() if number == 1]
     if len(singles) == len(images) > 1:
-        report.add(SINGLE, "each image is an identity of its own: set use_identity: false.")
+        report.add(
+            SINGLE, "each image is an identity of its own: training leaves the classifier out (use_identity is off)."
+        )
         return
     for person in singles:
         image_id, path = only[person]

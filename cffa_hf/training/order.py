@@ -102,18 +102,14 @@ class OrderedTrainer(SafeTrainer):
         stream = self.train_dataset
         if not isinstance(stream, StreamBatches):
             return super().get_train_dataloader()
-        workers = self.args.dataloader_num_workers
-        context = self.args.dataloader_multiprocessing_context
-        if workers and context is None and getattr(stream.shards.files, "async_impl", False):
-            context = "spawn"  # connections of these file systems do not outlive a fork
         return DataLoader(
             stream,
             batch_size=None,
-            num_workers=workers,
+            num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=context,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
             worker_init_fn=SignalsLeftToMain(),
         )
 

@@ -167,14 +167,27 @@ def _read(data_args: TrainingDataArguments) -> RunData:
 def _read_sets(data_args: TrainingDataArguments) -> tuple[tuple[DataPart, ...], Mixture, Any]:
     """Read the sets of a mixture; the first one with the split that is evaluated comes last, unless another set is."""
     parts = [_read_set(data_args, each) for each in data_args.sets]
+    _refuse_one_set_twice(data_args.sets, parts)
     train = {each.name: part.data["train"] for each, part in zip(data_args.sets, parts, strict=True)}
     rows, mixture = join_sets(train, {each.name: each.weight for each in data_args.sets})
     if data_args.eval_dataset is not None:
         return (*(_only(part, "train") for part in parts), _evaluated(data_args)), mixture, rows
     chooses = next((part for part in parts if data_args.select_on in part.data), parts[-1])
     others = [_only(part, "train") for part in parts if part is not chooses]
-    logger.warning("of several data sets %s is evaluated while training", chooses.name)
+    if data_args.select_on in chooses.data:
+        logger.warning("of several data sets %s is evaluated while training", chooses.name)
     return (*others, chooses), mixture, rows
+
+
+def _refuse_one_set_twice(sets: Sequence[SetSource], parts: Sequence[DataPart]) -> None:
+    """Refuse a set under two names: each of its images would be two people."""
+    known: dict[str, str] = {}
+    for each, part in zip(sets, parts, strict=True):
+        train = part.data["train"]
+        first = repr([len(train), *({**train[0], "person_id": 0}.items() if len(train) else ())])
+        if other := known.get(first):
+            raise InputError(f"datasets: {other} and {each.name} are the same images; name them once, with one weight.")
+        known[first] = each.name
 
 
 def _read_set(data_args: TrainingDataArguments, each: SetSource) -> DataPart:

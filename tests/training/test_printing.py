@@ -89,6 +89,20 @@ def test_the_next_command_has_what_the_training_was_told_of_the_data():
         ({"datasets": {"x": 1.0, "y": 2.0}, "eval_dataset": "y"}, "y"),
     ],
 )
-def test_the_next_command_evaluates_what_can_be_evaluated(settings, told):
+def test_the_next_command_evaluates_another_set_where_there_is_one(settings, told):
     command = evaluation_command(["--config", "x"], "out", TrainingDataArguments(**settings))
     assert command == f"cffa-hf evaluate out --dataset {told} --report"
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [
+        (["train", "validation", "test"], "--config x --dataset mals"),
+        (["train", "validation"], "--config x --dataset mals --split validation"),
+        (["train"], "--dataset DATASET"),
+    ],
+)
+def test_the_next_command_names_a_split_that_is_there(splits, told):
+    words = ["--config", "x", "--dataset", "mals"]
+    command = evaluation_command(words, "out", TrainingDataArguments(dataset="mals"), splits)
+    assert command == f"cffa-hf evaluate out {told} --report"

@@ -149,13 +149,7 @@ def record_of(folder: Path) -> dict:
 
 
 def test_several_sets_train_together_and_another_one_is_evaluated(people, shards, tmp_path, capsys):
-    folder = people.parent / "MALS"
-    (folder / "gene_crop").mkdir(parents=True)
-    entries = []
-    for row in person_rows(16, 1, first_id=70):
-        (folder / "gene_crop" / row["file_path"]).write_bytes(row["image"]["bytes"])
-        entries.append({"image": f"gene_crop/{row['file_path']}", "caption": row["captions"][0]})
-    (folder / "g_0_attrs.json").write_text(json.dumps(entries))
+    write_mals(people.parent)
     sets = {"people": 2, str(shards): {"weight": 0.5, "validation_identities": 0, "test_identities": 0}, "mals": 1.0}
     changes = {"datasets": json.dumps(sets), "dataset_root": people.parent, "eval_dataset": "people"}
     main(words_of(tmp_path / "run", None, **changes, check_images="true"))
@@ -171,6 +165,34 @@ def test_several_sets_train_together_and_another_one_is_evaluated(people, shards
     assert seen.unrecorded == []
 
 
+def write_mals(folder: Path) -> Path:
+    """A set of single images without a validation split."""
+    (folder / "MALS" / "gene_crop").mkdir(parents=True)
+    entries = []
+    for row in person_rows(16, 1, first_id=70):
+        (folder / "MALS" / "gene_crop" / row["file_path"]).write_bytes(row["image"]["bytes"])
+        entries.append({"image": f"gene_crop/{row['file_path']}", "caption": row["captions"][0]})
+    (folder / "MALS" / "g_0_attrs.json").write_text(json.dumps(entries))
+    return folder / "MALS"
+
+
+def test_one_set_under_two_names_is_refused(tmp_path):
+    root = write_mals(tmp_path).parent
+    with pytest.raises(InputError, match="mals and MALS are the same images; name them once, with one weight"):
+        main(words_of(tmp_path / "run", None, datasets='{"mals": 1, "MALS": 1}', dataset_root=root))
+
+
+def test_without_a_validation_split_none_is_said_to_be_evaluated(tmp_path, caplog, capsys):
+    root = write_mals(tmp_path).parent
+    main(words_of(tmp_path / "run", None, datasets='{"mals": 1}', dataset_root=root))
+    assert "of several data sets" not in caplog.text
+    assert "no validation split" in caplog.text
+    next_line = capsys.readouterr().out.splitlines()[-1]
+    assert next_line.startswith(
+        f"Next: cffa-hf evaluate {tmp_path / 'run'} --dataset DATASET --report, where DATASET has"
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -181,6 +203,13 @@ def test_several_sets_train_together_and_another_one_is_evaluated(people, shards
         ({"datasets": {"a": 1}, "dataset": "b"}, "dataset and datasets do not go together"),
         ({"datasets": {"a": 1}, "streaming": True}, "streaming takes one set"),
         ({"dataset": "a", "streaming": True, "caption_noise": 0.1}, "caption_noise takes one data set"),
+        (
+            {"dataset": "a", "streaming": True, "validation_identities": 3},
+            "leave validation_identities out, and set eval_d",
+        ),
+        ({"dataset": "a", "streaming": True, "cache_images": True}, "leave cache_images out"),
+        ({"datasets": '{"a": 1, "a": 2}'}, r"got .* \('a' is set twice\)"),
+        ({"datasets": "{"}, r"datasets must be JSON like .* \(Expecting property name"),
         ({"dataset": "a", "stream_buffer": 0}, "stream_buffer must be at least 1"),
     ],
 )
