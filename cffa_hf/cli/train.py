@@ -74,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
             state, splits = done
             print(best_sentence(state, str(args.output_dir), str(args.metric_for_best_model)))
             command = evaluation_command(words, str(args.output_dir), data_args, splits)
-            print(f"Next: {command}{WHICH_DATASET if ANY_DATASET in command else ''}")
+            print(f"Next: {command}{WHICH_DATASET if f'--dataset {ANY_DATASET} ' in command else ''}")
     finally:
         leave_process_group()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cffa_hf.arguments.parsing import parse_arguments
+from cffa_hf.cli import main as run_command
 from cffa_hf.cli.train import main
 from cffa_hf.data.collator import PairCollator
 from cffa_hf.data.seen import read_seen
@@ -191,6 +193,16 @@ def test_without_a_validation_split_none_is_said_to_be_evaluated(tmp_path, caplo
     assert next_line.startswith(
         f"Next: cffa-hf evaluate {tmp_path / 'run'} --dataset DATASET --report, where DATASET has"
     )
+
+
+def test_the_next_command_of_a_set_without_test_people_runs_as_it_is_printed(tmp_path, capsys):
+    root = write_mals(tmp_path).parent
+    main(words_of(tmp_path / "DATASET", Path("mals"), dataset_root=root, validation_identities=4))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith("--split validation --report")
+    run_command(shlex.split(line.removeprefix("Next: cffa-hf ")))
+    assert "/validation  text-to-image" in capsys.readouterr().out
+    assert (tmp_path / "DATASET" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
